@@ -1,0 +1,119 @@
+"""Clusters as lists and single answers show them: what people set, who reaches them, who drives them."""
+
+from collections import defaultdict
+from typing import Final, Literal
+
+import msgspec
+
+from dragonfly.api.catalog import Catalog, Row
+from dragonfly.api.lists import Listing
+from dragonfly.controllers.checkup import Checkup, MissingRight
+from dragonfly.feed.shown import cluster_words
+from dragonfly.feed.views import ClusterView, cluster_view
+from dragonfly.model.cluster import Cluster
+from dragonfly.model.machine import Machine
+from dragonfly.model.values import Value
+from dragonfly.store import keys
+from dragonfly.store.mirror import Held, Mirror, Update
+from dragonfly.swarm.claims import owner_of
+from dragonfly.swarm.members import reach
+
+CLUSTERS: Final = Listing("Cluster", (), ("name", "createdAt", "updatedAt"), "name")
+
+_encode = msgspec.json.Encoder().encode
+
+
+class ClusterCheckView(Value, frozen=True, kw_only=True):
+    """What a cluster lacks, as its API server said a moment ago. `ok`: Dragonfly can work there."""
+
+    kind: Literal["ClusterCheck"]
+    cluster: str
+    replica: str
+    """Who asked."""
+    ok: bool
+    error: str
+    version: str
+    missing_types: tuple[str, ...]
+    missing_rights: tuple[MissingRight, ...]
+
+
+class Population:
+    """Which machines are in which cluster, or on their way there, as the mirror has it."""
+
+    def __init__(self, mirror: Mirror) -> None:
+        self._names: defaultdict[str, set[str]] = defaultdict(set)
+        for held in mirror.under(keys.MACHINES):
+            self._add(held)
+        mirror.subscribe(keys.MACHINES, self._changed)
+
+    def of(self, cluster: str) -> frozenset[str]:
+        """Return the names of the machines in a cluster."""
+        return frozenset(self._names.get(cluster, ()))
+
+    def count(self, cluster: str) -> int:
+        return len(self._names.get(cluster, ()))
+
+    def _changed(self, update: Update) -> None:
+        if update.previous is not None and isinstance(update.previous.object, Machine):
+            machine = update.previous.object
+            for cluster in _clusters_of(machine):
+                self._names[cluster].discard(machine.name)
+        self._add(update.held)
+
+    def _add(self, held: Held | None) -> None:
+        if held is not None and isinstance(held.object, Machine):
+            for cluster in _clusters_of(held.object):
+                self._names[cluster].add(held.object.name)
+
+
+def _clusters_of(machine: Machine) -> tuple[str, ...]:
+    here = machine.spec.cluster
+    return (here,) if machine.moving is None else (here, machine.moving.to)
+
+
+def check_view(cluster: str, replica: str, found: Checkup) -> ClusterCheckView:
+    return ClusterCheckView(
+        kind="ClusterCheck",
+        cluster=cluster,
+        replica=replica,
+        ok=not (found.error or found.missing_types or found.missing_rights),
+        error=found.error,
+        version=found.version,
+        missing_types=found.missing_types,
+        missing_rights=found.missing_rights,
+    )
+
+
+def composed(mirror: Mirror, population: Population, name: str, cluster: Cluster, revision: int) -> ClusterView:
+    """The cluster with what is known of it now."""
+    return cluster_view(
+        name,
+        cluster,
+        revision,
+        reach=reach(mirror, name),
+        owners=[owner_of(mirror, keys.claim(name, shard)) for shard in range(cluster.spec.shards)],
+        machines=population.count(name),
+    )
+
+
+def cluster_catalog(mirror: Mirror, population: Population) -> Catalog:
+    def build(name: str) -> Row | None:
+        found = mirror.get(keys.cluster(name))
+        if found is None or not isinstance(found.object, Cluster):
+            return None
+        cluster = found.object
+        metadata = cluster.metadata
+        return Row(
+            name,
+            {
+                "createdAt": metadata.created_at.isoformat() if metadata is not None else "",
+                "updatedAt": metadata.updated_at.isoformat() if metadata is not None else "",
+            },
+            lambda: _encode(composed(mirror, population, name, cluster, found.mod_revision)),
+            labels=metadata.labels if metadata is not None else {},
+            tags=metadata.tags if metadata is not None else (),
+            haystack=cluster_words(name, cluster),
+        )
+
+    made_of = {keys.CLUSTERS: lambda key: keys.name_in(key, keys.CLUSTERS)}
+    return Catalog(mirror, build, made_of, shown_with=(keys.CLAIMS, keys.MEMBERS, keys.MACHINES))

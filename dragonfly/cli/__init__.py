@@ -1,0 +1,1 @@
+"""The command line. `main` finds a command by name and imports its module only then, so that --help is quick."""

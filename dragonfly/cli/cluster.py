@@ -1,0 +1,127 @@
+"""`dragonfly cluster`: put a Kubernetes cluster under the swarm's care, check it, and take it out again."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dragonfly.cli.asking import ask, is_somebody_there
+from dragonfly.cli.errors import CliError, Exit
+from dragonfly.cli.kinds import CLUSTERS, at, text_at
+from dragonfly.cli.names import NameType
+from dragonfly.cli.session import Session, connected
+
+
+@click.group
+def cluster() -> None:
+    """Register a Kubernetes cluster with the swarm (add), see what it lacks (check), or take it out (remove)."""
+
+
+@cluster.command
+@click.argument("name")
+@click.option("--context", metavar="NAME", default="", help="Which context; the current one without it.")
+@click.option(
+    "--kubeconfig",
+    metavar="FILE",
+    help="Where it is described; KUBECONFIG or ~/.kube/config without it.",
+)
+@click.option("--namespace", metavar="NAME", default="", help="Tinkerbell's namespace there; tinkerbell without it.")
+@click.option("--shards", metavar="N", type=click.IntRange(1, 256), help="Slices of its machines; 8 without it.")
+@click.option("--site", "sites", metavar="SITE", multiple=True, help="Replicas there come first; may be repeated.")
+@click.option("--qps", metavar="N", type=click.IntRange(1, 10_000), help="Calls a second of each replica at most.")
+@connected
+def add(  # noqa: PLR0917 - click passes what the user said
+    session: Session,
+    name: str,
+    context: str,
+    kubeconfig: str | None,
+    namespace: str,
+    shards: int | None,
+    sites: tuple[str, ...],
+    qps: int | None,
+) -> int:
+    """Register the cluster of a kubeconfig as NAME, or give the one of that name new credentials.
+
+    One context is sent, with its certificates and token inline; the swarm keeps it encrypted. Give it a service account
+    of its own there, with deploy/k3s/base/rbac.yaml.
+    """
+    spec: dict[str, Any] = {"kubeconfig": _kubeconfig(kubeconfig, context)}
+    wanted = {"namespace": namespace, "shards": shards, "sites": list(sites), "qps": qps}
+    spec |= {field: value for field, value in wanted.items() if value}
+    present = _present(session, name)
+    if present is None:
+        session.client.post("clusters", body={"metadata": {"name": name}, "spec": spec})
+        session.write(f"cluster {name}: added")
+        return Exit.OK
+    kept = {field: value for field, value in (at(present, "spec") or {}).items() if field != "context"}
+    body = {"metadata": at(present, "metadata"), "spec": kept | spec}
+    session.client.put("clusters", name, body=body, revision=at(present, "metadata.revision"))
+    session.write(f"cluster {name}: changed")
+    return Exit.OK
+
+
+@cluster.command
+@click.argument("name", type=NameType(CLUSTERS))
+@connected
+def check(session: Session, name: str) -> int:
+    """Ask the cluster NAME which types of Tinkerbell's and which rights it lacks; exit code 1 if it lacks some."""
+    found = session.client.post("clusters", name, "check").document
+    asked = f"replica {found['replica']} asked"
+    if found["error"]:
+        session.write(f"cluster {name}: cannot be asked ({asked}): {found['error']}")
+        return Exit.FAILED
+    for missing in found["missingTypes"]:
+        session.write(f"cluster {name}: has no {missing}: install Tinkerbell, or its CRDs")
+    verbs: dict[str, list[str]] = {}
+    for right in found["missingRights"]:
+        verbs.setdefault(right["resource"], []).append(right["verb"])
+    for resource, missing in verbs.items():
+        session.write(f"cluster {name}: may not {', '.join(missing)} {resource}: grant it (deploy/k3s/base/rbac.yaml)")
+    if not found["ok"]:
+        return Exit.FAILED
+    session.write(f"cluster {name}: has all that Dragonfly needs ({asked}, Kubernetes {found['version']})")
+    return Exit.OK
+
+
+@cluster.command
+@click.argument("name", type=NameType(CLUSTERS))
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@connected
+def remove(session: Session, name: str, yes: bool) -> int:
+    """Take the cluster NAME out of the swarm. It must have no machines; what is in it stays as it is."""
+    if not yes and not is_somebody_there():
+        raise click.UsageError(f"nobody is there to be asked whether to remove cluster {name}: say --yes")
+    present = session.client.get("clusters", name).document
+    if not yes:
+        ask(f"Remove cluster {name} ({text_at(present, 'status.server')})?")
+    session.client.delete("clusters", name, revision=at(present, "metadata.revision"))
+    session.write(f"cluster {name}: removed")
+    return Exit.OK
+
+
+def _present(session: Session, name: str) -> dict[str, Any] | None:
+    try:
+        found: dict[str, Any] = session.client.get("clusters", name).document
+    except CliError as error:
+        if error.exit_code != Exit.NOT_FOUND:
+            raise
+        return None
+    return found
+
+
+def _kubeconfig(file: str | None, context: str) -> str:
+    # The Kubernetes client takes a while to import; no other command waits for it.
+    from dragonfly.kube.errors import KubeError
+    from dragonfly.kube.kubeconfig import flattened
+    from dragonfly.model.values import Invalid
+
+    said = file or os.environ.get("KUBECONFIG") or "~/.kube/config"
+    paths = [Path(said).expanduser()] if file else [Path(part).expanduser() for part in said.split(os.pathsep) if part]
+    try:
+        return flattened(paths, context)
+    except Invalid as error:
+        reasons = "; ".join(wrong.message for wrong in error.errors)
+        raise CliError(f"the kubeconfig {said} cannot be sent: {reasons}", Exit.USAGE) from error
+    except (KubeError, OSError, UnicodeDecodeError) as error:
+        raise CliError(f"the kubeconfig {said} cannot be used: {error}", Exit.USAGE) from error

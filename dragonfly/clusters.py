@@ -1,0 +1,374 @@
+"""The clusters that one replica works on: connected to, renewed and left as they are registered, changed and removed.
+
+Each has a connection, a queue, workers and deadlines of its own, and a task that shares nothing with the others' but
+the event loop: what fails, hangs or is set up wrongly in one of them stays there (P12).
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import Final, NamedTuple
+
+import structlog
+
+from dragonfly.controllers.around import Around, Gauges, Place
+from dragonfly.controllers.checkup import Checkup, examine
+from dragonfly.controllers.cluster import ClusterController
+from dragonfly.controllers.guard import Guard
+from dragonfly.intent.clusters import kubeconfig_place
+from dragonfly.kube.channel import DEFAULT_LIMITS, Limits
+from dragonfly.kube.connection import Connection
+from dragonfly.kube.credentials import Inline, Source
+from dragonfly.kube.events import Recorder
+from dragonfly.kube.measured import MeasuredKube
+from dragonfly.model.cluster import NAMESPACE, Cluster
+from dragonfly.model.machine import Machine
+from dragonfly.model.swarm import AdmissionPolicy
+from dragonfly.model.values import LOCAL
+from dragonfly.store import keys
+from dragonfly.store.mirror import Mirror
+from dragonfly.store.port import Store
+from dragonfly.store.seal import Unsealable
+from dragonfly.swarm.ownership import Ownership
+from dragonfly.swarm.reach import Reach
+from dragonfly.swarm.roster import Roster
+from dragonfly.swarm.shards import ShardId
+from dragonfly.telemetry.metrics import Metrics
+
+_log = structlog.get_logger(__name__)
+
+_LOOK: Final = 0.5
+"""Seconds between two looks at whether the clusters are reached; much sooner while one is not."""
+
+_PATIENCE: Final = 15.0
+"""Seconds that what is under way gets to end before a connection is made anew: more than a call's deadline."""
+
+_AGAIN: Final = 5.0
+"""Seconds until a cluster's parts are made again after a failure that is a bug."""
+
+
+class Setup(NamedTuple):
+    """What a connection is made of."""
+
+    source: Source | None
+    """None if there is none to be had; `trouble` says why."""
+    namespace: str
+    shards: int
+    limits: Limits = DEFAULT_LIMITS
+    server: str = ""
+    trouble: str = ""
+
+    def is_same_place(self, other: "Setup") -> bool:
+        """Whether the one can take over from the other with nothing but its credentials."""
+        return self.source is not None and self._replace(source=other.source) == other
+
+
+class Means(NamedTuple):
+    """What every cluster's parts are made with."""
+
+    replica: str
+    store: Store
+    mirror: Mirror
+    metrics: Metrics
+    gauges: Gauges
+    unseal: Callable[[Machine], str]
+    open: Callable[[str, str], str]
+    """Opens what was sealed for a place; raises Unsealable."""
+    started: datetime
+    """When this replica was."""
+    now: Callable[[], datetime]
+    monotonic: Callable[[], float]
+    random: Callable[[], float]
+
+
+class Parts:
+    """A connection, and all that goes over it."""
+
+    def __init__(self, name: str, setup: Setup, source: Source, means: Means, ownership: Ownership) -> None:
+        """Make them, not yet running. In the event loop that will run them."""
+        self.connection = Connection(source, setup.limits)
+        kube = MeasuredKube(self.connection, means.metrics.kube_calls, name)
+        self.kube = kube
+        recorder = Recorder(kube, means.replica)
+        around = Around(means.now, means.monotonic, means.random, means.unseal, means.gauges, recorder.note)
+        self._recorder = recorder
+        self.controller = ClusterController(
+            Place(name, setup.namespace, setup.shards),
+            kube=kube,
+            store=means.store,
+            mirror=means.mirror,
+            epoch=ownership.epoch,
+            around=around,
+            remaining=ownership.remaining,
+            holds=ownership.holds,
+        )
+        self.guard = Guard(
+            kube,
+            setup.namespace,
+            mine=lambda: ownership.epoch(ShardId(name, 0)) is not None,
+            clock=means.monotonic,
+            now=means.now,
+            changed=ownership.look,
+        )
+
+    async def run(self) -> None:
+        """Work until cancelled; whatever ends one of them ends all."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.controller.run())
+            group.create_task(self.guard.run())
+            group.create_task(self._recorder.run())
+
+
+class Tended:
+    """One cluster, from its registration to its removal."""
+
+    def __init__(self, name: str, setup: Setup, since: datetime, means: Means, ownership: Ownership) -> None:
+        self.name = name
+        self.parts: Parts | None = None
+        self._setup = setup
+        self._means = means
+        self._ownership = ownership
+        self._changed = asyncio.Event()
+        self._told: tuple[datetime | None, str] | None = None
+        self.reach = Reach(self._trouble, means.now, since)
+
+    def set_up(self, setup: Setup) -> None:
+        """Go on as this says; no effect if it is as it was."""
+        if setup == self._setup:
+            return
+        former, self._setup = self._setup, setup
+        if self.parts is not None and setup.source is not None and setup.is_same_place(former):
+            _log.info("cluster.credentials_renewed", cluster=self.name)
+            self.parts.connection.renew(setup.source)
+        else:
+            self._changed.set()
+
+    async def run(self) -> None:
+        """Be connected as it is set up, until cancelled."""
+        while True:
+            self._changed.clear()
+            try:
+                await self._work(self._setup)
+            except* Exception:
+                if self.name == LOCAL:
+                    raise
+                _log.exception("cluster.failed", cluster=self.name, seconds=_AGAIN)
+                await asyncio.sleep(_AGAIN)
+
+    def look(self) -> bool:
+        """Look whether it is reached; whether that, or the reason why not, is another than it was."""
+        reaches = self.reach.look()
+        if (found := (self.reach.since, self.reach.reason)) == self._told:
+            return False
+        if reaches:
+            _log.info("cluster.reachable", cluster=self.name)
+        elif self._told is None or self._told[0] is None:
+            _log.warning("cluster.unreachable", cluster=self.name, reason=self.reach.reason)
+        self._told = found
+        return True
+
+    async def _work(self, setup: Setup) -> None:
+        """Work until it is set up otherwise."""
+        if setup.source is None:
+            await self._changed.wait()
+            return
+        self.parts = parts = Parts(self.name, setup, setup.source, self._means, self._ownership)
+        work = asyncio.create_task(parts.run(), name=f"cluster {self.name}")
+        changed = asyncio.create_task(self._changed.wait())
+        try:
+            for shard in self._owned():
+                parts.controller.gained(shard)
+            await asyncio.wait({work, changed}, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                await self._rest(parts)
+        finally:
+            self.parts = None
+            await _ended(changed)
+            await _ended(work)
+            await parts.connection.close()
+        if not work.cancelled():
+            work.result()
+
+    async def _rest(self, parts: Parts) -> None:
+        """Let what is under way end, so that nothing of this connection's comes after the next one's."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_PATIENCE):
+                for shard in self._owned():
+                    await parts.controller.quiesce(shard)
+
+    def _owned(self) -> list[ShardId]:
+        return [shard for shard in self._ownership.owned if shard.cluster == self.name]
+
+    def _trouble(self) -> str:
+        if self._setup.trouble:
+            return self._setup.trouble
+        return self.parts.controller.twins.trouble if self.parts is not None else "it is being connected"
+
+
+class Clusters:
+    """All clusters of a replica; it passes on to each what ownership says of its shards."""
+
+    def __init__(self, own: Setup, roster: Roster, means: Means) -> None:
+        """Make it, with `local` alone.
+
+        Args:
+            own: the cluster that this replica was started with.
+            roster: all clusters there are.
+            means: what their parts are made with.
+        """
+        self._own = own
+        self._roster = roster
+        self._means = means
+        self._ownership: Ownership | None = None
+        self._tended: dict[str, Tended] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._ending: set[asyncio.Task[None]] = set()
+        self._wake = asyncio.Event()
+
+    def belong_to(self, ownership: Ownership) -> None:
+        """Say who tells what is owned; once, before `run`."""
+        self._ownership = ownership
+
+    @property
+    def reached(self) -> tuple[str, ...]:
+        return tuple(sorted(name for name, tended in self._tended.items() if tended.reach.since is None))
+
+    @property
+    def unreached(self) -> Mapping[str, Reach]:
+        return {name: tended.reach for name, tended in sorted(self._tended.items()) if tended.reach.since is not None}
+
+    @property
+    def admission_policies(self) -> dict[str, AdmissionPolicy]:
+        """Of the clusters whose policy this replica keeps."""
+        found = {name: tended.parts.guard.state for name, tended in self._tended.items() if tended.parts is not None}
+        return {name: state for name, state in found.items() if state is not None}
+
+    @property
+    def since(self) -> datetime | None:
+        """Since when no cluster at all is reached; None while one is."""
+        if self.reached:
+            return None
+        lost = [reach.since for reach in self.unreached.values() if reach.since is not None]
+        return max(lost, default=self._means.started)
+
+    @property
+    def reason(self) -> str:
+        """Why no cluster at all is reached; empty while one is."""
+        if self.reached:
+            return ""
+        troubles = {name: reach.reason for name, reach in self.unreached.items() if reach.reason}
+        return "; ".join(f"{name}: {reason}" for name, reason in troubles.items()) or "it is being connected"
+
+    def look(self) -> bool:
+        """Look at all of them, and return whether one is reached."""
+        for tended in self._tended.values():
+            if tended.look() and self._ownership is not None:
+                self._ownership.look()
+        return self.since is None
+
+    async def check(self, name: str) -> Checkup:
+        """Ask a cluster itself what it lacks."""
+        tended = self._tended.get(name)
+        if tended is None or tended.parts is None:
+            return Checkup(error=tended.reach.reason if tended is not None else "it is being connected")
+        return await examine(tended.parts.kube, tended.parts.controller.place.namespace)
+
+    def gained(self, shard: ShardId) -> None:
+        if controller := self._controller(shard):
+            controller.gained(shard)
+
+    def lost(self, shard: ShardId) -> None:
+        if controller := self._controller(shard):
+            controller.lost(shard)
+
+    async def quiesce(self, shard: ShardId) -> None:
+        if controller := self._controller(shard):
+            await controller.quiesce(shard)
+
+    async def run(self) -> None:
+        """Be connected to what is registered, until cancelled; ends only if `local` fails, which is a bug."""
+        unsubscribe = self._means.mirror.subscribe(keys.CLUSTERS, lambda _: self._wake.set())
+        try:
+            self._follow()
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._follow_on(), name="registered clusters")
+                group.create_task(self._watch(), name="reach")
+                await self._tasks[LOCAL]
+        finally:
+            unsubscribe()
+            for task in self._tasks.values():
+                task.cancel()
+            await asyncio.gather(*self._tasks.values(), *self._ending, return_exceptions=True)
+
+    async def _follow_on(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            self._follow()
+
+    async def _watch(self) -> None:
+        while True:
+            self.look()
+            metrics = self._means.metrics
+            for name, tended in self._tended.items():
+                metrics.swarm.reachable.labels(name).set(tended.reach.since is None)
+                depth = tended.parts.controller.queue.depth if tended.parts is not None else 0
+                metrics.queue.depth.labels(name).set(depth)
+            await asyncio.sleep(_LOOK / 5 if self.unreached else _LOOK)
+
+    def _follow(self) -> None:
+        """Make what is registered, change what has changed, drop what is gone."""
+        assert self._ownership is not None
+        wanted: dict[str, Setup] = {LOCAL: self._own}
+        wanted |= {name: self._setup_of(name, cluster) for name, cluster in self._roster.clusters() if name != LOCAL}
+        for name in self._tended.keys() - wanted.keys():
+            self._drop(name)
+        for name, setup in wanted.items():
+            if name in self._tended:
+                self._tended[name].set_up(setup)
+                continue
+            since = self._known_since(name)
+            self._tended[name] = tended = Tended(name, setup, since, self._means, self._ownership)
+            self._tasks[name] = asyncio.create_task(tended.run(), name=f"tend {name}")
+            _log.info("cluster.taken_up", cluster=name)
+        self._ownership.look()
+
+    def _known_since(self, name: str) -> datetime:
+        """Since when this replica might have reached a cluster: its own start, or that it was registered."""
+        cluster = self._roster.cluster(name)
+        if name == LOCAL or cluster is None or cluster.metadata is None:
+            return self._means.started
+        return max(self._means.started, cluster.metadata.created_at)
+
+    def _drop(self, name: str) -> None:
+        del self._tended[name]
+        task = self._tasks.pop(name)
+        task.cancel()
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+        metrics = self._means.metrics
+        for gauge in (metrics.swarm.reachable, metrics.queue.depth):
+            with contextlib.suppress(KeyError):
+                gauge.remove(name)
+        _log.info("cluster.dropped", cluster=name)
+
+    def _setup_of(self, name: str, cluster: Cluster) -> Setup:
+        spec = cluster.spec
+        limits = DEFAULT_LIMITS if spec.qps is None else Limits(qps=spec.qps, burst=2 * spec.qps)
+        source, trouble = None, ""
+        try:
+            source = Inline(self._means.open(kubeconfig_place(name), cluster.sealed_kubeconfig))
+        except Unsealable as error:
+            trouble = str(error)
+        return Setup(source, spec.namespace or NAMESPACE, spec.shards, limits, cluster.server, trouble)
+
+    def _controller(self, shard: ShardId) -> ClusterController | None:
+        tended = self._tended.get(shard.cluster)
+        return tended.parts.controller if tended is not None and tended.parts is not None else None
+
+
+async def _ended(task: asyncio.Task[object]) -> None:
+    """Cancel a task and wait for its end; what it raised stays in it."""
+    task.cancel()
+    await asyncio.wait({task})

@@ -1,0 +1,425 @@
+"""What to do next for a provision. Pure: what is known goes in, one step comes out; `provisions` carries it out.
+
+The promises P1 and P2 live here. A Workflow is created staged, which no agent is ever served; it is armed only after
+`arming` was recorded in a transaction that compared the claim and the provision; from that record on it may have run,
+so it is never created again. An end is reached only when the Workflow provably cannot run on: it ended itself, it was
+deleted under a precondition that shows that no agent was served, or it was halted.
+
+A cached Workflow may be old. Whatever is decided from it is carried out under its uid and resourceVersion; that a
+Workflow does *not* exist, that the machine did *not* begin in time, and that another one is in the way is believed only
+when the API server was asked in this very look (`asked`, `confirmed`).
+"""
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+
+from dragonfly.kube.tinkerbell import WorkflowView
+from dragonfly.model.machine import Machine
+from dragonfly.model.provision import Problem, Provision, ProvisionPhase
+
+
+class Limits(NamedTuple):
+    """Dragonfly's own deadlines, in seconds: Tinkerbell has none for a Workflow that nobody fetches or that hangs."""
+
+    prepare: float = 600
+    """From the start until the Workflow is armed."""
+    silence: float = 3600
+    """From arming until the machine begins."""
+    render: float = 10
+    """From arming until a Template or Hardware that Tinkerbell does not find counts as missing: its caches lag too. As
+    long it gets before the arming to say whom a raw template is for."""
+    grace: float = 120
+    """Beyond the template's global timeout, for the machine's last report."""
+    settle: float = 0.25
+    """What Tinkerbell gets to take note of a staged Workflow, which changes its resourceVersion."""
+    away: float = 5
+    """Between two looks at whether a cluster that is away is reached again."""
+
+
+class Seen(NamedTuple):
+    """All that is known of a provision at one moment."""
+
+    reachable: bool
+    """Whether this replica reaches the cluster."""
+    last_trouble: str
+    """Why this replica's last look at the machine failed; empty if it did not."""
+    provision: Provision
+    machine: Machine
+    global_timeout: float
+    """Seconds; the template's."""
+    raw: bool
+    """The template is Tinkerbell's own YAML: its tasks may be for any agent, and only Tinkerbell knows which."""
+    workflow: WorkflowView | None
+    asked: bool
+    """`workflow` is the API server's answer in this very run, not the cache's."""
+    others: tuple[WorkflowView, ...]
+    """Other Workflows for the same machine or agent; like all that only the preparation asks for, told until arming."""
+    confirmed: frozenset[str]
+    """uids of those of `others` that are the API server's answer in this very run."""
+    hardware_ready: bool
+    hardware_known: bool
+    """Dragonfly has made a Hardware object for the machine, be it as it should be or not."""
+    secret_ready: bool
+    """The machine's BMC needs no Secret, or the API server showed in this very run that it is as it should be."""
+    template_ready: bool
+    staged_for: float
+    """Seconds since this replica first saw the staged Workflow; infinite if it did not."""
+    now: datetime
+
+
+# Structs, not tuples: an empty tuple is false, and `Arm(w) == HaltWorkflow(w)` would hold.
+class Start(msgspec.Struct, frozen=True):
+    """Record that work begins, and where the Workflow will be."""
+
+
+class EnsureTemplate(msgspec.Struct, frozen=True):
+    """Create the Template object of this revision."""
+
+
+class EnsureHardware(msgspec.Struct, frozen=True):
+    """Bring Hardware (with netboot open), BMC and Secret to what they should be."""
+
+
+class EnsureSecret(msgspec.Struct, frozen=True):
+    """Read the BMC's Secret, which nobody follows, and write it if somebody has changed or deleted it."""
+
+
+class AskForWorkflow(msgspec.Struct, frozen=True):
+    """Read the Workflow from the API server: the cache may be behind."""
+
+
+class AskAbout(msgspec.Struct, frozen=True):
+    """Read this other Workflow from the API server: the cache may be behind, and it would fail the provision."""
+
+    workflow: WorkflowView
+
+
+class RemoveWorkflow(msgspec.Struct, frozen=True):
+    """Delete this Workflow, given its uid and resourceVersion."""
+
+    workflow: WorkflowView
+
+
+class CreateWorkflow(msgspec.Struct, frozen=True):
+    """Create the Workflow staged, under its one name."""
+
+
+class RecordArming(msgspec.Struct, frozen=True):
+    """Record in etcd, claim and provision compared, that this Workflow is about to be armed."""
+
+    workflow: WorkflowView
+
+
+class Arm(msgspec.Struct, frozen=True):
+    """Let it run, given its uid and resourceVersion."""
+
+    workflow: WorkflowView
+
+
+class HaltWorkflow(msgspec.Struct, frozen=True):
+    """Take it from its agent and, if it has not ended, set its state to FAILED. The running action goes on.
+
+    The state alone does not hold: an agent that was handed an action reports RUNNING, tink-server 0.25 writes that over
+    any state (doReportActionStatus), and then serves the next action. It finds Workflows by `status.agentID`
+    (doGetAction), which no report writes, so without it nothing more is served, whatever the state becomes.
+    """
+
+    workflow: WorkflowView
+
+
+class Record(msgspec.Struct, frozen=True):
+    """Write what is new in the provision's status."""
+
+    changes: dict[str, Any]
+
+
+class Stop(msgspec.Struct, frozen=True):
+    """Record that the provision is being brought to this end."""
+
+    phase: Literal["Failed", "TimedOut", "Cancelled"]
+    error: Problem
+
+
+class End(msgspec.Struct, frozen=True):
+    """Write the result, once, and free the machine."""
+
+    phase: ProvisionPhase
+    error: Problem | None
+    changes: dict[str, Any]
+
+
+class Wait(msgspec.Struct, frozen=True):
+    """Nothing to do until something changes, or `seconds` have passed."""
+
+    seconds: float | None
+
+
+Step = (
+    Start
+    | EnsureTemplate
+    | EnsureHardware
+    | EnsureSecret
+    | AskForWorkflow
+    | AskAbout
+    | RemoveWorkflow
+    | CreateWorkflow
+    | RecordArming
+    | Arm
+    | HaltWorkflow
+    | Record
+    | Stop
+    | End
+    | Wait
+)
+
+
+def next_step(seen: Seen, limits: Limits) -> Step:
+    """Return the one thing to do now."""
+    provision = seen.provision
+    if provision.ended:
+        return Wait(None)
+    if provision.status.phase == "Pending":
+        return _begin(seen, limits)
+    if provision.stopping is not None:
+        return _bring_to_an_end(seen)
+    if cause := next(_causes_to_stop(seen, limits), None):
+        return cause
+    if provision.arming is None:
+        return _prepare(seen, limits)
+    return _follow(seen, limits)
+
+
+def removable(workflow: WorkflowView) -> bool:
+    """Whether its deletion, under its resourceVersion, proves that it never ran and never will.
+
+    tink-server records an action in the status before it hands it out, so of an unserved Workflow whose
+    resourceVersion is still current nothing has been handed out (GetAction of Tinkerbell 0.25).
+    """
+    return workflow.state in {"", "PREPARING", "PENDING"} and not workflow.served
+
+
+def _begin(seen: Seen, limits: Limits) -> Step:
+    status = seen.provision.status
+    if status.cancel is not None:
+        return End("Cancelled", _cancelled(seen), {})
+    if lock := seen.machine.spec.locked:
+        return End("Failed", Problem("MachineLocked", f"{lock.by} locked the machine: {lock.reason}"), {})
+    # The deadline for preparing begins with the start, and is for what can be worked on.
+    return Start() if seen.reachable else Wait(limits.away)
+
+
+def _causes_to_stop(seen: Seen, limits: Limits) -> Iterator[Stop | AskForWorkflow]:
+    if seen.workflow is not None and seen.workflow.terminal:
+        return
+    status, arming = seen.provision.status, seen.provision.arming
+    if status.cancel is not None:
+        yield Stop("Cancelled", _cancelled(seen))
+    lock = seen.machine.spec.locked
+    if lock is not None and (seen.workflow is None or seen.workflow.staged):
+        yield Stop("Failed", Problem("MachineLocked", f"{lock.by} locked the machine: {lock.reason}"))
+    if _deadline(seen, limits) > seen.now or _has_just_begun(seen):
+        return
+    if not seen.asked:
+        yield AskForWorkflow()
+    if arming is None:
+        message = f"Its Workflow could not be prepared within {limits.prepare:.0f} s."
+        if seen.last_trouble:
+            message += f" The last try: {seen.last_trouble}"
+        yield Stop("TimedOut", Problem("NotPrepared", message))
+    elif status.running_at is None:
+        message = f"The machine asked for no action within {limits.silence:.0f} s. Does it boot from the network?"
+        yield Stop("TimedOut", Problem("MachineSilent", message))
+    else:
+        message = f"Not finished within the template's {seen.global_timeout:.0f} s and {limits.grace:.0f} s of grace."
+        yield Stop("TimedOut", Problem("Overran", message))
+
+
+def _has_just_begun(seen: Seen) -> bool:
+    """The machine runs and the provision does not know it yet: replicas were away, and that fails no provision (P7)."""
+    return seen.workflow is not None and seen.provision.status.running_at is None and _runs(seen.workflow)
+
+
+def _runs(workflow: WorkflowView) -> bool:
+    return workflow.state in {"RUNNING", "POST"}
+
+
+def _deadline(seen: Seen, limits: Limits) -> datetime:
+    status, arming = seen.provision.status, seen.provision.arming
+    if status.running_at is not None:
+        return status.running_at + timedelta(seconds=seen.global_timeout + limits.grace)
+    if arming is not None:
+        return arming.at + timedelta(seconds=limits.silence)
+    return (status.started_at or seen.now) + timedelta(seconds=limits.prepare)
+
+
+def _prepare(seen: Seen, limits: Limits) -> Step:
+    workflow = seen.workflow
+    if workflow is not None and workflow.provision != seen.provision.name:
+        message = f"There is a Workflow {workflow.name} that is not this provision's. It was not touched."
+        return Stop("Failed", Problem("ForeignWorkflow", message))
+    for other in seen.others:
+        if step := _clear(other, confirmed=other.uid in seen.confirmed):
+            return step
+    if not seen.template_ready:
+        return EnsureTemplate()
+    if workflow is None and seen.hardware_known:
+        # Staged it can wait for the rest, and Tinkerbell takes note of it meanwhile.
+        return CreateWorkflow()
+    if not seen.hardware_ready:
+        return EnsureHardware()
+    if workflow is None:
+        return CreateWorkflow()
+    if workflow.agent_id not in {"", seen.machine.agent_id}:
+        return _wrong_machine(seen, workflow.agent_id)
+    # Whom a raw template is for must be known before it is armed (P3); one that can't be rendered never tells.
+    patience = limits.render if seen.raw else limits.settle
+    if workflow.staged and not workflow.agent_id and seen.staged_for < patience:
+        return Wait(patience - seen.staged_for)
+    if not seen.secret_ready:
+        return EnsureSecret()
+    return RecordArming(workflow)
+
+
+def _clear(other: WorkflowView, *, confirmed: bool) -> Step | None:
+    """A finished Workflow of the same agent hides the next one from tink-server 0.25, so it goes; its result stays."""
+    if other.provision and other.halted and other.under_way:
+        # tink-agent repeats a report for ever if it finds no Workflow; without an agent this one hides no other.
+        return None
+    if other.terminal or (other.provision and (other.staged or other.halted)):
+        return RemoveWorkflow(other)
+    if other.staged:
+        return None
+    if not confirmed:
+        return AskAbout(other)
+    message = (
+        f"Workflow {other.name} of the same machine is {other.state or 'about to start'}. Delete it, or let it end."
+    )
+    return Stop("Failed", Problem("MachineBusy", message))
+
+
+def _follow(seen: Seen, limits: Limits) -> Step:
+    workflow, arming = seen.workflow, seen.provision.arming
+    assert arming is not None
+    if workflow is None or workflow.uid != arming.uid:
+        return _gone(seen)
+    if workflow.staged:
+        return _arm(workflow, arming.resource_version, asked=seen.asked)
+    if workflow.rendering_error and workflow.state == "":
+        return _unrendered(seen, workflow, arming.at, limits)
+    if workflow.terminal:
+        return _result(seen, workflow)
+    for agent in workflow.agents:
+        if agent not in {"", seen.machine.agent_id}:
+            return _wrong_machine(seen, agent)
+    changes = _news(seen, workflow)
+    if changes:
+        return Record(changes)
+    return Wait(max((_deadline(seen, limits) - seen.now).total_seconds(), 0.0))
+
+
+def _wrong_machine(seen: Seen, agent: str) -> Stop:
+    """A provision is for one machine: of another it has no claim, no lock and no netboot (P3)."""
+    message = f"The template has a task for {agent}, not for this machine's {seen.machine.agent_id}."
+    return Stop("Failed", Problem("WrongMachine", message))
+
+
+def _unrendered(seen: Seen, workflow: WorkflowView, armed_at: datetime, limits: Limits) -> Step:
+    # Tinkerbell's words for what its cache does not show (processWorkflow); it tries again by itself.
+    passing = workflow.rendering_error.startswith(("template not found", "hardware not found"))
+    left = limits.render - (seen.now - armed_at).total_seconds()
+    if passing and left > 0:
+        return Wait(left)
+    return Stop("Failed", Problem("TemplateRenderingFailed", workflow.rendering_error))
+
+
+def _arm(workflow: WorkflowView, recorded: str, *, asked: bool) -> Step:
+    if workflow.resource_version == recorded:
+        return Arm(workflow)
+    return RecordArming(workflow) if asked else AskForWorkflow()
+
+
+def _gone(seen: Seen) -> Step:
+    if not seen.asked:
+        return AskForWorkflow()
+    word = "was deleted" if seen.workflow is None else "was replaced"
+    message = f"Its Workflow {word} by somebody else after it was armed. It may have run, so it is not created again."
+    return End("Failed", Problem("WorkflowGone", message), {})
+
+
+def _bring_to_an_end(seen: Seen) -> Step:
+    workflow, stopping = seen.workflow, seen.provision.stopping
+    assert stopping is not None
+    if workflow is None:
+        return End(stopping.phase, stopping.error, {}) if seen.asked else AskForWorkflow()
+    if workflow.provision != seen.provision.name:
+        return End(stopping.phase, stopping.error, {})
+    if workflow.state == "SUCCESS" and _is_armed_one(seen.provision, workflow):
+        return _result(seen, workflow)
+    if removable(workflow):
+        return RemoveWorkflow(workflow)
+    if not workflow.terminal or workflow.agent_id:
+        return HaltWorkflow(workflow)
+    return End(stopping.phase, stopping.error, _progress(seen, workflow))
+
+
+def _is_armed_one(provision: Provision, workflow: WorkflowView) -> bool:
+    """Whether it is the very Workflow that the provision armed, or was armed by hand before it could."""
+    return provision.arming is None or provision.arming.uid == workflow.uid
+
+
+def _result(seen: Seen, workflow: WorkflowView) -> Step:
+    changes = _progress(seen, workflow)
+    if workflow.state == "SUCCESS":
+        return End("Succeeded", None, changes)
+    if workflow.agent_id:
+        return HaltWorkflow(workflow)
+    failed = next((action for action in workflow.actions if action.state in {"Failed", "TimedOut"}), None)
+    if workflow.state == "TIMEOUT":
+        name = failed.name if failed else workflow.current_action
+        message = (
+            f"Action {name} took longer than its timeout." if failed else "The template's global timeout was reached."
+        )
+        return End("TimedOut", Problem("ActionTimedOut" if failed else "GlobalTimeout", message), changes)
+    if failed is not None:
+        # The agent reports neither output nor exit code to the API.
+        message = f"Action {failed.name} failed on the machine. Its output is on the machine's console and syslog."
+        return End("Failed", Problem("ActionFailed", message), changes)
+    return End("Failed", Problem("WorkflowFailed", workflow.failure or "Tinkerbell gave no reason."), changes)
+
+
+def _news(seen: Seen, workflow: WorkflowView) -> dict[str, Any]:
+    """Return what the Workflow tells that the provision doesn't have yet."""
+    status = seen.provision.status
+    changes = _progress(seen, workflow)
+    if status.phase == "Starting" and _runs(workflow):
+        changes |= {"phase": "Running", "running_at": seen.now}
+    return {key: value for key, value in changes.items() if getattr(status, key) != value}
+
+
+def _progress(seen: Seen, workflow: WorkflowView) -> dict[str, Any]:
+    before = {action.name: action for action in seen.provision.status.actions}
+    actions = []
+    for action in workflow.actions:
+        known = before.get(action.name)
+        if action.state == "Running" and action.started_at is None:
+            # The agent tells the start of an action only at its end; until then it is when the owner saw it run.
+            started = known.started_at if known and known.started_at else seen.now
+            actions.append(msgspec.structs.replace(action, started_at=started))
+            continue
+        actions.append(action)
+    total = len(actions)
+    return {
+        "actions": tuple(actions),
+        "progress": min(100 * workflow.done // total, 99) if total else 0,
+        "current_action": workflow.current_action,
+    }
+
+
+def _cancelled(seen: Seen) -> Problem:
+    cancel = seen.provision.status.cancel
+    assert cancel is not None
+    reason = f": {cancel.reason}" if cancel.reason else ""
+    return Problem("Cancelled", f"Cancelled by {cancel.by}{reason}.")

@@ -1,0 +1,1 @@
+"""What is installed here and what can be reached from here. `detection` decides, `survey` looks."""

@@ -1,0 +1,192 @@
+"""Clusters: register, replace, patch, remove. Kubeconfigs are checked and sealed on their way in.
+
+Removal takes two transactions, for no condition can say "no machine refers to it": after `close` no machine can come
+in, since each that does is written on the condition that the cluster is as it was; whoever then looks at a mirror that
+has seen that sees every machine there is, and may `remove`.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from dragonfly.intent.documents import as_input, merged
+from dragonfly.intent.facts import Facts
+from dragonfly.intent.plan import Plan
+from dragonfly.intent.refusals import AlreadyExists, ClusterInUse, OwnCluster
+from dragonfly.intent.resource import check_same_name, document_of, given_name, is_same, matching, no_key
+from dragonfly.intent.terms import Match, Terms
+from dragonfly.kube.kubeconfig import FIELD, Handed, handed
+from dragonfly.model.cluster import NAMESPACE, SHARDS, Cluster, ClusterInput, ClusterSpec, ClusterSpecInput, validated
+from dragonfly.model.machine import metadata_of
+from dragonfly.model.values import LOCAL, FieldError, Invalid
+from dragonfly.store import keys, records
+from dragonfly.store.values import Absent, Delete, Put, Unchanged
+
+_KIND: Final = "Cluster"
+
+
+class Named(NamedTuple):
+    """A cluster and its name, which its record does not have."""
+
+    name: str
+    cluster: Cluster
+
+
+def kubeconfig_place(cluster: str) -> str:
+    """What the sealed kubeconfig of a cluster is bound to."""
+    return f"{keys.cluster(cluster)}/spec.kubeconfig"
+
+
+def create(facts: Facts, sent: ClusterInput, terms: Terms) -> Plan[Named]:
+    """Register a cluster.
+
+    Raises:
+        Invalid: the document breaks rules, or its kubeconfig cannot be taken.
+        AlreadyExists: the name is taken.
+    """
+    metadata = metadata_of(sent.metadata, given_name(sent.metadata), terms.now)
+    name, spec = metadata.name, sent.spec
+    key = keys.cluster(name)
+    if facts.get(key, Cluster) is not None:
+        raise AlreadyExists(_KIND, name)
+    if not spec.kubeconfig:
+        raise Invalid([FieldError(FIELD, "is required")])
+    new = Cluster(
+        metadata=metadata,
+        spec=validated(
+            ClusterSpec(
+                shards=SHARDS if spec.shards is None else spec.shards,
+                namespace=spec.namespace or NAMESPACE,
+                sites=spec.sites,
+                qps=spec.qps,
+            )
+        ),
+    )
+    cluster = _with_kubeconfig(name, new, handed(spec.kubeconfig, spec.context), terms)
+    return Plan(Named(name, cluster), (Put(key, records.encode(cluster)),), (Absent(key),))
+
+
+def replace(facts: Facts, name: str, sent: ClusterInput, match: Match, terms: Terms) -> Plan[Named]:
+    """Make the cluster what was sent; without a kubeconfig it keeps the one that it has.
+
+    Raises:
+        NotFound, Changed, Invalid: as they say.
+    """
+    return _replace(facts, name, _matching(facts, name, match), sent, terms)
+
+
+def patch(facts: Facts, name: str, change: dict[str, Any], match: Match, terms: Terms) -> Plan[Named]:
+    """Apply a JSON Merge Patch (RFC 7396) to the cluster; raises as `replace`."""
+    cluster = _matching(facts, name, match)
+    document = document_of(cluster.metadata, cluster.spec)
+    if _has_kubeconfig(change):
+        # Its own context, unless one is named.
+        document["spec"].pop("context", None)
+    return _replace(facts, name, cluster, as_input(merged(document, change), ClusterInput), terms)
+
+
+def close(facts: Facts, name: str, match: Match, machines: Iterable[str], terms: Terms) -> Plan[Named]:
+    """Let no machine come into the cluster any more; the first half of its removal.
+
+    Args:
+        machines: names of those that are known to be in it.
+
+    Raises:
+        NotFound, Changed: as they say.
+        OwnCluster: it is `local`.
+        ClusterInUse: there are machines in it.
+    """
+    cluster = _matching(facts, name, match)
+    if name == LOCAL:
+        raise OwnCluster
+    check_empty(name, machines)
+    if cluster.removing_since is not None:
+        return Plan(Named(name, cluster), revision=facts.revision_of(keys.cluster(name)))
+    return _written(facts, name, msgspec.structs.replace(cluster, removing_since=terms.now))
+
+
+def remove(facts: Facts, name: str, revision: int) -> Plan[Named]:
+    """Forget the cluster that was closed at `revision`.
+
+    Raises:
+        NotFound, Changed: as they say.
+    """
+    cluster = _matching(facts, name, Match(frozenset({revision})))
+    return Plan(Named(name, cluster), (Delete(keys.cluster(name)),), (Unchanged(keys.cluster(name), revision),))
+
+
+def reopen(facts: Facts, name: str, revision: int) -> Plan[Named]:
+    """Take `close` back, if nothing else has happened since."""
+    cluster = _matching(facts, name, Match(frozenset({revision})))
+    return _written(facts, name, msgspec.structs.replace(cluster, removing_since=None))
+
+
+def check_empty(name: str, machines: Iterable[str]) -> None:
+    """Pass, or raise `ClusterInUse`."""
+    if left := sorted(machines):
+        raise ClusterInUse(name, left)
+
+
+def _matching(facts: Facts, name: str, match: Match) -> Cluster:
+    return matching(facts, Cluster, keys.cluster(name), name, match)
+
+
+def _replace(facts: Facts, name: str, cluster: Cluster, sent: ClusterInput, terms: Terms) -> Plan[Named]:
+    check_same_name(_KIND, sent.metadata, name)
+    if errors := list(_fixed(name, cluster, sent.spec)):
+        raise Invalid(errors)
+    before = cluster.metadata
+    metadata = metadata_of(sent.metadata, name, terms.now, before.created_at if before is not None else None)
+    spec = validated(
+        msgspec.structs.replace(
+            cluster.spec,
+            namespace=sent.spec.namespace or cluster.spec.namespace,
+            sites=sent.spec.sites,
+            qps=sent.spec.qps,
+        )
+    )
+    changed = msgspec.structs.replace(cluster, metadata=metadata, spec=spec, removing_since=None)
+    if sent.spec.kubeconfig:
+        changed = _with_kubeconfig(name, changed, handed(sent.spec.kubeconfig, sent.spec.context), terms)
+    if is_same(changed, cluster):
+        return Plan(Named(name, cluster), revision=facts.revision_of(keys.cluster(name)))
+    return _written(facts, name, changed)
+
+
+def _fixed(name: str, cluster: Cluster, sent: ClusterSpecInput) -> Iterator[FieldError]:
+    """What cannot be changed, or not in this way."""
+    if sent.shards not in {None, cluster.spec.shards}:
+        message = (
+            f"must stay {cluster.spec.shards}: replicas that count differently would drive the same machine. "
+            "Remove the cluster and register it anew"
+        )
+        yield FieldError("spec.shards", message, sent.shards)
+    if name == LOCAL:
+        told = {"kubeconfig": sent.kubeconfig, "context": sent.context, "namespace": sent.namespace}
+        for field in (field for field, value in told.items() if value):
+            yield FieldError(f"spec.{field}", "is what each replica was started with: local has none of its own")
+    elif not sent.kubeconfig and sent.context not in {"", cluster.spec.context}:
+        yield FieldError("spec.context", "needs spec.kubeconfig with it: only one context of it is kept", sent.context)
+
+
+def _with_kubeconfig(name: str, cluster: Cluster, given: Handed, terms: Terms) -> Cluster:
+    """The same kubeconfig again changes nothing, so that it can be applied over and over."""
+    if terms.sealer is None:
+        raise Invalid([no_key(FIELD)])
+    spec = msgspec.structs.replace(cluster.spec, context=given.context)
+    mark = terms.sealer.fingerprint(given.text.encode()).hex()
+    if mark == cluster.mark:
+        return msgspec.structs.replace(cluster, spec=spec)
+    sealed = terms.sealer.seal(kubeconfig_place(name), given.text)
+    return msgspec.structs.replace(cluster, spec=spec, server=given.server, sealed_kubeconfig=sealed, mark=mark)
+
+
+def _written(facts: Facts, name: str, cluster: Cluster) -> Plan[Named]:
+    key = keys.cluster(name)
+    return Plan(Named(name, cluster), (Put(key, records.encode(cluster)),), (Unchanged(key, facts.revision_of(key)),))
+
+
+def _has_kubeconfig(change: dict[str, Any]) -> bool:
+    spec = change.get("spec")
+    return isinstance(spec, dict) and bool(spec.get("kubeconfig"))

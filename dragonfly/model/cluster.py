@@ -1,0 +1,95 @@
+"""Cluster: a Kubernetes cluster with Tinkerbell that the swarm manages.
+
+`local` is the one that each replica is started with (its KUBECONFIG, or the pod it runs in); all others are registered
+with a kubeconfig that every replica takes from etcd.
+"""
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any, Final, Literal
+
+from dragonfly.model.values import FieldError, Input, Invalid, Metadata, MetadataInput, Value, is_dns_label
+
+NAMESPACE: Final = "tinkerbell"
+SHARDS: Final = 8
+
+_MOST_SHARDS: Final = 256
+_MOST_QPS: Final = 10_000
+_MOST_SITES: Final = 32
+
+
+class ClusterSpec(Value, frozen=True, kw_only=True):
+    """Where Tinkerbell is in it, and how the swarm shares the work."""
+
+    shards: int
+    """Slices of its machines; fixed, for a machine's slice is its hash modulo this."""
+    context: str = ""
+    """The context of the kubeconfig that was taken."""
+    namespace: str = ""
+    """Tinkerbell's. Empty for `local`, of which each replica is told."""
+    sites: tuple[str, ...] = ()
+    """Replicas there come before all others."""
+    qps: int | None = None
+    """Calls a second that each replica may make; None for what is usual."""
+
+
+class ClusterSpecInput(Input, frozen=True, kw_only=True):
+    """The spec as people send it."""
+
+    kubeconfig: str = ""
+    """YAML or JSON, with everything inline. Taken, never shown; empty keeps the present one."""
+    context: str = ""
+    namespace: str = ""
+    shards: int | None = None
+    sites: tuple[str, ...] = ()
+    qps: int | None = None
+
+
+class ClusterInput(Input, frozen=True, kw_only=True):
+    """A cluster as people send it. `kind` and `status` are accepted so that what was read can be sent back."""
+
+    metadata: MetadataInput = MetadataInput()
+    spec: ClusterSpecInput = ClusterSpecInput()
+    kind: Literal["Cluster"] = "Cluster"
+    status: Any = None
+
+
+class Cluster(Value, frozen=True, kw_only=True):
+    """A cluster as it is stored below `clusters/`; its name is the key's."""
+
+    spec: ClusterSpec
+    metadata: Metadata | None = None
+    """None of `local` until somebody has changed it: the first replica wrote it, not a person."""
+    server: str = ""
+    """Where the kubeconfig leads; empty for `local`."""
+    sealed_kubeconfig: str = ""
+    """One context of it, encrypted with the swarm's key."""
+    mark: str = ""
+    """What tells that the same kubeconfig was sent again; nobody can guess it from this."""
+    removing_since: datetime | None = None
+    """Somebody is removing it: no machine may come into it."""
+
+
+def validated(spec: ClusterSpec) -> ClusterSpec:
+    """Return `spec` if the swarm can work with it.
+
+    Raises:
+        Invalid: with every rule that the spec breaks.
+    """
+    if errors := list(_errors(spec)):
+        raise Invalid(errors)
+    return spec
+
+
+def _errors(spec: ClusterSpec) -> Iterator[FieldError]:
+    if spec.namespace and not is_dns_label(spec.namespace):
+        yield FieldError("spec.namespace", "must be the name of a Kubernetes namespace", spec.namespace)
+    if not 1 <= spec.shards <= _MOST_SHARDS:
+        yield FieldError("spec.shards", f"must be 1 to {_MOST_SHARDS}", spec.shards)
+    if spec.qps is not None and not 1 <= spec.qps <= _MOST_QPS:
+        yield FieldError("spec.qps", f"must be 1 to {_MOST_QPS} calls a second", spec.qps)
+    if len(spec.sites) > _MOST_SITES:
+        yield FieldError("spec.sites", f"must be {_MOST_SITES} at most")
+    for index, site in enumerate(spec.sites):
+        if not is_dns_label(site):
+            yield FieldError(f"spec.sites[{index}]", "must be a site as in DRAGONFLY_SITE: a-z, 0-9 and -", site)

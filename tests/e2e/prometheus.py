@@ -1,0 +1,60 @@
+"""A real Prometheus with the shipped configuration and the shipped alerts, scraping replicas on loopback."""
+
+import json
+import urllib.request
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from dragonfly.sandbox.ports import LOOPBACK
+from dragonfly.sandbox.probes import http_ok
+from dragonfly.sandbox.process import Program, Service
+from tests.contract import debian
+
+_SHIPPED = Path(__file__).parents[2] / "deploy" / "monitoring"
+
+
+class Prometheus:
+    """Not started; `service` is its process."""
+
+    def __init__(self, directory: Path, port: int, targets: Sequence[str]) -> None:
+        """`targets`: `host:port` of each replica."""
+        directory.mkdir()
+        config = yaml.safe_load((_SHIPPED / "prometheus.yaml").read_text())
+        config["rule_files"] = [str(_SHIPPED / name) for name in config["rule_files"]]
+        config["scrape_configs"][0]["static_configs"] = [{"targets": list(targets)}]
+        (directory / "prometheus.yaml").write_text(yaml.safe_dump(config))
+        self._url = f"http://{LOOPBACK}:{port}"
+        flags = {
+            "config.file": directory / "prometheus.yaml",
+            "storage.tsdb.path": directory / "data",
+            "web.listen-address": f"{LOOPBACK}:{port}",
+        }
+        command = (str(debian.prometheus()), *(f"--{flag}={value}" for flag, value in flags.items()))
+        program = Program("prometheus", command, directory / "prometheus.log")
+        self.service = Service(program, lambda: http_ok(f"{self._url}/-/ready"), within=60)
+
+    def firing(self) -> dict[str, datetime]:
+        """The alerts that fire, each with the time since when, as Prometheus recorded it."""
+        return {
+            alert["labels"]["alertname"]: datetime.fromisoformat(_to_microseconds(alert["activeAt"]))
+            for alert in self._get("alerts")["alerts"]
+            if alert["state"] == "firing"
+        }
+
+    def healthy_rules(self) -> dict[str, str]:
+        """The health of every alert's expression: `ok` once it was evaluated."""
+        return {rule["name"]: rule["health"] for group in self._get("rules")["groups"] for rule in group["rules"]}
+
+    def _get(self, what: str) -> Any:
+        with urllib.request.urlopen(f"{self._url}/api/v1/{what}", timeout=10) as answer:
+            return json.load(answer)["data"]
+
+
+def _to_microseconds(time: str) -> str:
+    """Go writes nanoseconds, or fewer digits; Python 3.11 reads three or six of them."""
+    whole, _, fraction = time.removesuffix("Z").partition(".")
+    return f"{whole}.{fraction[:6]:0<6}+00:00"

@@ -1,0 +1,127 @@
+"""Two clusters in one swarm, registered, changed and removed while it runs; real API servers and Tinkerbells."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from dragonfly.sandbox.controlplane import NAMESPACE, ControlPlane
+from dragonfly.sandbox.fate import Behaviour
+from dragonfly.sandbox.ports import PortLease
+from tests.e2e.api import Answer
+from tests.e2e.site import Agents, Machine, Site
+from tests.e2e.waiting import eventually
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+
+_PATIENCE: Final = 60.0
+_TOLD: Final = 10.0
+_ACTION: Final = {"name": "write", "image": "quay.io/tinkerbell/actions/image2disk:latest", "timeout": 60}
+_TEMPLATE: Final = {"os": {"family": "ubuntu", "version": "24.04", "arch": "x86_64"}, "actions": [_ACTION]}
+_ANY: Final = {"If-Match": "*"}
+_QUICK: Final = Behaviour(seed=1, shortest=0.05, longest=0.1)
+
+
+def test_a_second_cluster_comes_freezes_changes_its_token_and_goes(
+    control_plane: ControlPlane, second: ControlPlane, ports: PortLease, tmp_path: Path
+) -> None:
+    """P6, P12: one swarm, two clusters; what befalls the one is told, and nothing of the other's."""
+    with Site(control_plane, tmp_path, ports, 2).running() as site:
+        site.template("ubuntu", _TEMPLATE)
+        site.api.post("clusters", {"metadata": {"name": "fra"}, "spec": {"kubeconfig": second.kubeconfig.read_text()}})
+        eventually("all of fra is driven", lambda: site.is_driven("fra"), within=_PATIENCE)
+        assert site.api.post("clusters/fra/check")["ok"]
+        here, there = site.machines(2)
+        site.api.post("machines", here.document())
+        site.api.post("machines", _in_fra(there))
+
+        with ExitStack() as agents:
+            agents.enter_context(site.agents([here], _QUICK))
+            agents.enter_context(_agents(tmp_path, second, there))
+            _provisioned(site, here, there)
+
+            second.apiserver.service.signal(signal.SIGSTOP)
+            eventually("fra is told to be out of reach", lambda: not _status(site)["reachable"], within=_TOLD)
+            assert _status(site)["since"]
+            assert _status(site)["reason"]
+            waiting = site.provision(there, "ubuntu")
+            _provisioned(site, here)
+            assert site.phase(waiting) in {"Pending", "Starting"}
+
+            second.apiserver.service.signal(signal.SIGCONT)
+            eventually("fra is driven again", lambda: site.is_driven("fra"), within=_PATIENCE)
+            eventually("what waited succeeded", lambda: site.phase(waiting) == "Succeeded", within=_PATIENCE)
+
+            account = _renew(site, second, tmp_path)
+            _provisioned(site, there)
+            assert account in second.audit_log.read_text()
+
+            assert _delete(site, "clusters/fra").status == 409
+            gone = f"machines/{there.name}"
+            assert _delete(site, gone).ok
+            eventually("it is gone", lambda: site.api.once("GET", gone).status == 404, within=_PATIENCE)
+            assert _delete(site, "clusters/fra").ok
+            assert site.api.once("POST", "machines", _in_fra(there)).status == 422
+            _provisioned(site, here)
+
+        site.api.post("clusters", {"metadata": {"name": "fra"}, "spec": {"kubeconfig": second.kubeconfig.read_text()}})
+        eventually("fra is driven anew", lambda: site.is_driven("fra"), within=_PATIENCE)
+        kubeconfig = control_plane.kubeconfig.read_text()
+        assert site.api.once("PATCH", "clusters/fra", {"spec": {"kubeconfig": kubeconfig}}, headers=_ANY).ok
+        (elsewhere,) = site.machines(1)
+        site.api.post("machines", _in_fra(elsewhere))
+        eventually("it is where fra leads now", lambda: elsewhere.name in site.hardware(), within=_PATIENCE)
+
+
+def _in_fra(machine: Machine) -> dict[str, Any]:
+    document = machine.document()
+    document["spec"]["cluster"] = "fra"
+    return document
+
+
+def _status(site: Site) -> dict[str, Any]:
+    status: dict[str, Any] = site.api.get("clusters/fra")["status"]
+    return status
+
+
+def _provisioned(site: Site, *machines: Machine) -> None:
+    provisions = [site.provision(machine, "ubuntu") for machine in machines]
+    for provision in provisions:
+        eventually(f"{provision} succeeded", lambda: site.phase(provision) == "Succeeded", within=_PATIENCE)  # noqa: B023
+
+
+@contextmanager
+def _agents(directory: Path, plane: ControlPlane, machine: Machine) -> Iterator[None]:
+    """Switch a machine on that boots from another cluster's Tinkerbell."""
+    agents = Agents(directory / "agents-there", plane.tink_server, [machine], _QUICK)
+    agents.service.start()
+    try:
+        yield
+    finally:
+        agents.service.stop()
+
+
+def _renew(site: Site, plane: ControlPlane, directory: Path) -> str:
+    """Give the swarm the token of another service account; the account as the API server's audit log names it."""
+    name = "dragonfly-renewed"
+    metadata = {"name": name, "namespace": NAMESPACE}
+    plane.apiserver.admin.apply({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata})
+    binding = {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "RoleBinding",
+        "metadata": metadata,
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "dragonfly"},
+        "subjects": [{"kind": "ServiceAccount", **metadata}],
+    }
+    plane.apiserver.admin.apply(binding)
+    path = plane.apiserver.kubeconfig(directory / "renewed.kubeconfig", NAMESPACE, name, token_hours=1)
+    answer = site.api.once("PATCH", "clusters/fra", {"spec": {"kubeconfig": path.read_text()}}, headers=_ANY)
+    assert answer.ok, answer.document
+    return f"system:serviceaccount:{NAMESPACE}:{name}"
+
+
+def _delete(site: Site, path: str) -> Answer:
+    return site.api.once("DELETE", path, headers=_ANY)

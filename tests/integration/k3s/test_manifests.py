@@ -1,0 +1,185 @@
+"""deploy/k3s: kustomize and Helm make the same of it, and an API server takes it word for word."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from dragonfly import __version__
+from dragonfly.sandbox import toolchain
+from dragonfly.sandbox.controlplane import ControlPlane
+from dragonfly.settings import SETTINGS
+from tests.integration.k3s.rendered import K3S, KUBERNETES, MODES, Name, Object, helm, kustomized, templated
+
+pytestmark = pytest.mark.cluster
+
+OWN = ("Namespace", "", "dragonfly")
+
+
+@pytest.fixture(params=MODES)
+def mode(request: pytest.FixtureRequest) -> str:
+    value: str = request.param
+    return value
+
+
+def test_helm_makes_what_kustomize_makes(mode: str) -> None:
+    """But for the namespace, which Helm needs to be there before."""
+    expected = kustomized(K3S / "overlays" / mode)
+    assert OWN in expected
+
+    found = templated("--set", f"etcd.mode={mode}")
+
+    assert _comparable(found) == _comparable({name: object_ for name, object_ in expected.items() if name != OWN})
+
+
+def test_the_flag_for_prometheus_is_the_component(tmp_path: Path) -> None:
+    shutil.copytree(K3S, tmp_path / "k3s", symlinks=True)
+    overlay = tmp_path / "k3s" / "overlays" / "shared"
+    with (overlay / "kustomization.yaml").open("a") as file:
+        file.write("components: [../../components/servicemonitor]\n")
+    expected = kustomized(overlay)
+
+    found = templated("--set", "serviceMonitor.enabled=true")
+
+    monitor = ("ServiceMonitor", "dragonfly", "dragonfly")
+    assert found[monitor] == expected[monitor]
+    assert {name for name in expected if name not in found} == {OWN}
+    assert monitor not in templated()
+
+
+def test_the_api_server_takes_all_of_it_strictly(control_plane: ControlPlane, mode: str, tmp_path: Path) -> None:
+    """Nothing unknown, nothing refused, and not a word of Pod Security's about the namespace that it restricts."""
+    objects = kustomized(K3S / "overlays" / mode)
+    spaces = [object_ for object_ in objects.values() if object_["kind"] == "Namespace"]
+    _apply(control_plane, tmp_path, spaces)
+
+    said = _apply(control_plane, tmp_path, list(objects.values()), "--dry-run=server")
+
+    assert len(said.stdout.splitlines()) == len(objects)
+    assert said.stderr == ""
+
+
+def test_pod_security_is_what_refuses_less(control_plane: ControlPlane, tmp_path: Path) -> None:
+    objects = kustomized(K3S / "overlays" / "shared")
+    _apply(control_plane, tmp_path, [objects[OWN]])
+    deployment = objects["Deployment", "dragonfly", "dragonfly"]
+    del deployment["spec"]["template"]["spec"]["containers"][0]["securityContext"]
+
+    said = _apply(control_plane, tmp_path, [deployment], "--dry-run=server")
+
+    assert 'would violate PodSecurity "restricted:latest"' in said.stderr
+
+
+def test_nothing_claims_a_volume_and_replicas_have_no_disk(mode: str) -> None:
+    objects = kustomized(K3S / "overlays" / mode)
+
+    assert not [name for name in objects if "PersistentVolume" in name[0] or name[0] == "StatefulSet"]
+    volumes = objects["Deployment", "dragonfly", "dragonfly"]["spec"]["template"]["spec"]["volumes"]
+    assert [set(volume) for volume in volumes] == [{"name", "secret"}] * 2
+
+
+def test_replicas_are_told_settings_that_there_are(mode: str) -> None:
+    known = {setting.env for setting in SETTINGS}
+    told = _environment(kustomized(K3S / "overlays" / mode))
+
+    assert {name for name in told if name.startswith("DRAGONFLY_")} <= known
+    # A reference to a variable is one only if that stands before it.
+    assert list(told).index("POD_IP") < list(told).index("DRAGONFLY_ADVERTISE")
+
+
+def test_versions_are_those_of_the_project() -> None:
+    chart = yaml.safe_load((K3S / "chart" / "Chart.yaml").read_text())
+    objects = kustomized(K3S / "overlays" / "shared")
+    server = objects["Deployment", "dragonfly", "dragonfly"]["spec"]["template"]["spec"]["containers"][0]
+
+    assert chart["version"] == chart["appVersion"] == __version__
+    assert server["image"] == f"dragonfly:{__version__}"
+
+
+def test_values_reach_what_they_name() -> None:
+    digest = f"sha256:{'a' * 64}"
+    found = templated(
+        *("--set", "tinkerbellNamespace=metal,site=fra1,settings.DRAGONFLY_LEASE_TTL=5s,networkPolicy=false"),
+        *("--set", f"image.repository=registry.example.com/dragonfly,image.digest={digest},replicas=5"),
+        *("--set", "service.type=NodePort,service.port=80,nodeSelector.disk=none,priorityClassName=high"),
+        namespace="provisioning",
+    )
+
+    pod = found["Deployment", "provisioning", "dragonfly"]["spec"]["template"]["spec"]
+    assert pod["containers"][0]["image"] == f"registry.example.com/dragonfly@{digest}"
+    assert (pod["nodeSelector"], pod["priorityClassName"]) == ({"disk": "none"}, "high")
+    told = _environment(found, "provisioning")
+    assert told["DRAGONFLY_NAMESPACE"] == "metal"
+    assert (told["DRAGONFLY_SITE"], told["DRAGONFLY_LEASE_TTL"]) == ("fra1", "5s")
+    assert found["Service", "provisioning", "dragonfly"]["spec"]["ports"][0]["port"] == 80
+    assert not [name for name in found if name[0] == "NetworkPolicy"]
+    assert {name[1] for name in found} == {"", "metal", "provisioning"}
+    assert "tinkerbell" not in re.sub(r"(bmc\.)?tinkerbell\.org", "", yaml.safe_dump(list(found.values())))
+    for kind in ("", "Cluster"):
+        (binding,) = [object_ for name, object_ in found.items() if name[0] == f"{kind}RoleBinding"]
+        namespace = binding["metadata"].get("namespace", "")
+        assert (f"{kind}Role", namespace, binding["roleRef"]["name"]) in found
+        assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "dragonfly", "namespace": "provisioning"}]
+
+
+def test_the_fence_can_be_left_out() -> None:
+    assert not [name for name in templated("--set", "fence=false") if name[0].startswith("Cluster")]
+
+
+@pytest.mark.parametrize("value", ["replicas=0", "replica=3", "etcd.mode=own", "settings.LEASE=1", "image.digest=abc"])
+def test_a_value_that_makes_no_sense_is_refused(value: str) -> None:
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        templated("--set", value)
+
+    assert "values don't meet the specifications of the schema" in refused.value.stderr
+
+
+def test_helm_finds_no_fault_with_the_chart() -> None:
+    command = [str(helm()), "lint", "--strict", "--quiet", *KUBERNETES, str(K3S / "chart")]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+    assert done.returncode == 0, done.stdout
+
+
+def _comparable(objects: dict[Name, Object]) -> dict[Name, Object]:
+    """The same whatever the order of the containers' variables."""
+    for object_ in objects.values():
+        pod = object_.get("spec", {}).get("template", {}).get("spec", {})
+        for container in pod.get("containers", ()):
+            container["env"].sort(key=lambda variable: variable["name"])
+    return objects
+
+
+def _environment(objects: dict[Name, Object], namespace: str = "dragonfly") -> dict[str, Any]:
+    server = objects["Deployment", namespace, "dragonfly"]["spec"]["template"]["spec"]["containers"][0]
+    return {variable["name"]: variable.get("value") for variable in server["env"]}
+
+
+def _apply(
+    plane: ControlPlane, directory: Path, objects: list[Object], *flags: str
+) -> subprocess.CompletedProcess[str]:
+    file = directory / "objects.yaml"
+    file.write_text(yaml.safe_dump_all(objects))
+    command = [str(toolchain.binary("kubectl")), "--kubeconfig", str(plane.admin_kubeconfig), "apply", "--server-side"]
+    # The sandbox has applied the rights already, for replicas outside.
+    done = subprocess.run(
+        [*command, "--force-conflicts", "--validate=strict", "--filename", str(file), *flags],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done

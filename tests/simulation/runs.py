@@ -1,0 +1,64 @@
+"""Rows of histories, their faults counted; what a worker process does, and what tells a seed again."""
+
+import gc
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from hashlib import sha256
+from typing import NamedTuple
+
+import structlog
+
+from tests.simulation.faults import Profile
+from tests.simulation.world import Outcome, run_seed
+
+
+class Summary(NamedTuple):
+    """What a row of seeds came to."""
+
+    seeds: int
+    broken: list[str]
+    tried: Counter[str]
+    seconds: float
+    """Of virtual time."""
+
+
+def replay(seed: int) -> str:
+    """The command that tells a seed again."""
+    return f"make simulate SEEDS=1 FIRST={seed}"
+
+
+def told(seeds: Iterable[int]) -> str:
+    """A fingerprint of the histories of `seeds`."""
+    histories = "\n".join(run_seed(seed).history.told(1_000_000) for seed in seeds)
+    return sha256(histories.encode()).hexdigest()
+
+
+def be_quiet() -> None:
+    """Make no log lines: what matters of a history is in its trace."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+
+
+def outcomes(seeds: Iterable[int], profile: Profile | None = None) -> Iterator[Outcome]:
+    """Tell the seeds one after the other. What a history leaves in cycles is little and waits for the last one."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        for seed in seeds:
+            yield run_seed(seed, profile)
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def run_row(seeds: Iterable[int]) -> Summary:
+    count, seconds = 0, 0.0
+    broken: list[str] = []
+    tried: Counter[str] = Counter()
+    for outcome in outcomes(seeds):
+        count += 1
+        seconds += outcome.seconds
+        tried.update(outcome.tried)
+        if outcome.violation:
+            broken.append(f"{replay(outcome.seed)}  # {outcome.profile}: {outcome.violation}")
+    return Summary(count, broken, tried, seconds)

@@ -1,0 +1,238 @@
+"""Clusters over HTTP: registered, changed, removed; what they hold of people's secrets; machines in them."""
+
+import json
+from typing import Any
+
+import pytest
+
+from dragonfly.controllers.checkup import Checkup, MissingRight
+from dragonfly.model.cluster import Cluster
+from dragonfly.model.swarm import Claim
+from dragonfly.store import keys, records
+from dragonfly.store.values import Put
+from tests.unit.api.replicas import ANY, MERGE, SEAL, Replica, World, answer_of, fields_of, problem_of
+
+CLUSTERS = "/api/v1/clusters"
+TOKEN = "a-token-that-nobody-may-see"
+
+
+def kubeconfig(token: str = TOKEN, server: str = "https://10.0.0.1:6443") -> str:
+    return json.dumps(
+        {
+            "current-context": "fra",
+            "contexts": [{"name": "fra", "context": {"cluster": "c", "user": "u"}}],
+            "clusters": [{"name": "c", "cluster": {"server": server}}],
+            "users": [{"name": "u", "user": {"token": token}}],
+        }
+    )
+
+
+def document(name: str = "fra", **spec: Any) -> dict[str, Any]:
+    return {"metadata": {"name": name}, "spec": {"kubeconfig": kubeconfig(), **spec}}
+
+
+@pytest.fixture
+async def replica(world: World) -> Replica:
+    """A replica of a swarm whose `local` was agreed on by an earlier version."""
+    await world.store.commit(Put(keys.cluster("local"), b'{"spec":{"shards":4}}'))
+    return world.replica()
+
+
+def stored(replica: Replica, name: str = "fra") -> Cluster:
+    held = replica.mirror.get(keys.cluster(name))
+    assert held is not None
+    assert isinstance(held.object, Cluster)
+    return held.object
+
+
+def token_of(replica: Replica) -> str:
+    opened = SEAL.open("clusters/fra/spec.kubeconfig", stored(replica).sealed_kubeconfig)
+    token: str = json.loads(opened)["users"][0]["user"]["token"]
+    return token
+
+
+async def patched(replica: Replica, change: dict[str, Any], name: str = "fra") -> Any:
+    headers = {"If-Match": "*", "Content-Type": MERGE}
+    return await replica.http.patch(f"{CLUSTERS}/{name}", json=change, headers=headers)
+
+
+async def test_a_kubeconfig_goes_in_and_never_comes_out(replica: Replica) -> None:
+    """P11."""
+    made = await replica.http.post(CLUSTERS, json=document(shards=2, sites=["fra1"]), headers={"Idempotency-Key": "k"})
+
+    view = answer_of(made, 201)
+    assert view["spec"] == {"context": "fra", "namespace": "tinkerbell", "shards": 2, "sites": ["fra1"]}
+    assert view["status"]["server"] == "https://10.0.0.1:6443"
+    assert token_of(replica) == TOKEN
+    for held in replica.mirror.under(""):
+        assert TOKEN.encode() not in records.encode(held.object)
+    for path in (CLUSTERS, f"{CLUSTERS}/fra"):
+        assert "kubeconfig" not in (await replica.http.get(path)).text
+
+
+async def test_what_is_refused_is_told_without_what_was_sent(replica: Replica) -> None:
+    sent = json.loads(kubeconfig())
+    sent["users"][0]["user"]["exec"] = {"command": "sh"}
+    answer = await replica.http.post(CLUSTERS, json=document(kubeconfig=json.dumps(sent)))
+
+    assert fields_of(problem_of(answer, 422, "invalid")) == ["spec.kubeconfig"]
+    assert "every replica would run the program" in answer.text
+    assert TOKEN not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        ({"kubeconfig": ""}, "spec.kubeconfig"),
+        ({"kubeconfig": 5}, "spec.kubeconfig"),
+        ({"context": "muc"}, "spec.context"),
+        ({"shards": 0}, "spec.shards"),
+        ({"shards": 257}, "spec.shards"),
+        ({"namespace": "Not A Namespace"}, "spec.namespace"),
+        ({"sites": ["ok", "not ok"]}, "spec.sites[1]"),
+        ({"qps": 0}, "spec.qps"),
+        ({"inCluster": True}, "spec.inCluster"),
+    ],
+)
+async def test_each_rule_is_told_with_its_field(replica: Replica, spec: dict[str, Any], field: str) -> None:
+    assert fields_of(problem_of(await replica.http.post(CLUSTERS, json=document(**spec)), 422, "invalid")) == [field]
+
+
+async def test_a_name_is_taken_once(world: World, replica: Replica) -> None:
+    other = world.replica("b")
+    other.watch.hold()
+    answer_of(await replica.http.post(CLUSTERS, json=document()), 201)
+
+    problem_of(await other.http.post(CLUSTERS, json=document()), 409, "already-exists")
+    problem_of(await replica.http.post(CLUSTERS, json=document("local")), 409, "already-exists")
+
+
+async def test_a_new_token_replaces_the_old_one_and_the_same_changes_nothing(replica: Replica) -> None:
+    answer_of(await replica.http.post(CLUSTERS, json=document()), 201)
+
+    first = answer_of(await patched(replica, {"spec": {"kubeconfig": kubeconfig("the-next-token")}}), 200)
+    again = answer_of(await patched(replica, {"spec": {"kubeconfig": kubeconfig("the-next-token")}}), 200)
+
+    assert token_of(replica) == "the-next-token"
+    assert first["metadata"]["revision"] == again["metadata"]["revision"]
+
+
+async def test_other_changes_leave_the_kubeconfig(replica: Replica) -> None:
+    made = answer_of(await replica.http.post(CLUSTERS, json=document()), 201)
+    made["spec"]["qps"] = 50
+
+    answer_of(await replica.http.put(f"{CLUSTERS}/fra", json=made, headers=ANY), 200)
+
+    assert (stored(replica).spec.qps, token_of(replica)) == (50, TOKEN)
+
+
+async def test_shards_stay_as_they_are(replica: Replica) -> None:
+    answer_of(await replica.http.post(CLUSTERS, json=document()), 201)
+
+    answer = await patched(replica, {"spec": {"shards": 16}})
+
+    assert fields_of(problem_of(answer, 422, "invalid")) == ["spec.shards"]
+    assert "must stay 8" in answer.text
+
+
+async def test_local_is_what_replicas_were_started_with(replica: Replica) -> None:
+    shown = answer_of(await replica.http.get(f"{CLUSTERS}/local"), 200)
+    assert shown["spec"] == {"shards": 4, "sites": []}
+    assert "createdAt" not in shown["metadata"]
+
+    assert fields_of(
+        problem_of(await patched(replica, {"spec": {"kubeconfig": kubeconfig()}}, "local"), 422, "invalid")
+    ) == ["spec.kubeconfig"]
+    problem_of(await replica.http.delete(f"{CLUSTERS}/local", headers=ANY), 409, "cluster-own")
+    answer_of(await patched(replica, {"spec": {"sites": ["fra1"]}}, "local"), 200)
+    assert records.encode(stored(replica, "local")).startswith(b'{"spec":{"shards":4')
+
+
+async def test_a_cluster_with_machines_stays(replica: Replica) -> None:
+    answer_of(await replica.http.post(CLUSTERS, json=document()), 201)
+    await replica.machine("m-1", "02:00:00:00:00:01", cluster="fra")
+
+    answer = await replica.http.delete(f"{CLUSTERS}/fra", headers=ANY)
+
+    problem_of(answer, 409, "cluster-in-use")
+    assert "1 machine: m-1" in answer.text
+    assert answer_of(await replica.http.get(f"{CLUSTERS}/fra"), 200)["status"]["machines"] == 1
+
+
+async def test_a_machine_that_comes_while_a_cluster_is_removed_keeps_it(world: World, replica: Replica) -> None:
+    """The replica that removes has not seen the machine yet; it does before it decides."""
+    answer_of(await replica.http.post(CLUSTERS, json=document()), 201)
+    other = world.replica("b")
+    other.watch.hold()
+    await replica.machine("m-1", "02:00:00:00:00:01", cluster="fra")
+    world.store.watch(lambda batch: other.watch.go_on() if "removingSince" in str(batch) else None)
+
+    problem_of(await other.http.delete(f"{CLUSTERS}/fra", headers=ANY), 409, "cluster-in-use")
+
+    assert stored(replica).removing_since is None
+    await replica.machine("m-2", "02:00:00:00:00:02", cluster="fra")
+
+
+async def test_no_machine_comes_into_a_cluster_that_is_gone(world: World, replica: Replica) -> None:
+    answer_of(await replica.http.post(CLUSTERS, json=document()), 201)
+    other = world.replica("b")
+    other.watch.hold()
+    assert (await replica.http.delete(f"{CLUSTERS}/fra", headers=ANY)).status_code == 204
+
+    body = {"metadata": {"name": "m-1"}, "spec": {"cluster": "fra", "interfaces": [{"mac": "02:00:00:00:00:01"}]}}
+    answer = await other.http.post("/api/v1/machines", json=body)
+
+    assert fields_of(problem_of(answer, 422, "invalid")) == ["spec.cluster"]
+    assert "is no cluster of this swarm" in answer.text
+
+
+async def test_a_machine_stays_in_its_cluster(replica: Replica) -> None:
+    answer_of(await replica.http.post(CLUSTERS, json=document()), 201)
+    await replica.machine("m-1", "02:00:00:00:00:01")
+    headers = {"If-Match": "*", "Content-Type": MERGE}
+
+    answer = await replica.http.patch("/api/v1/machines/m-1", json={"spec": {"cluster": "fra"}}, headers=headers)
+
+    assert fields_of(problem_of(answer, 422, "invalid")) == ["spec.cluster"]
+    assert "must stay local" in answer.text
+
+
+async def test_who_drives_it_is_shown(replica: Replica, world: World) -> None:
+    answer_of(await replica.http.post(CLUSTERS, json=document(shards=2)), 201)
+    await world.store.commit(Put(keys.claim("fra", 1), records.encode(Claim(owner="b"))))
+
+    (fra, _local) = (await replica.get(CLUSTERS))["items"]
+
+    assert fra["status"]["owners"] == {"0": "", "1": "b"}
+
+
+async def test_what_it_lacks_is_asked_of_it(world: World) -> None:
+    async def look(_cluster: str) -> Checkup:
+        return Checkup(version="v1.36.3", missing_rights=(MissingRight(verb="patch", resource="secrets"),))
+
+    replica = world.replica(check_cluster=look)
+    problem_of(await replica.http.post(f"{CLUSTERS}/fra/check"), 404, "not-found")
+    answer_of(await replica.http.post(CLUSTERS, json=document()), 201)
+
+    found = await replica.post(f"{CLUSTERS}/fra/check", None)
+
+    assert (found["ok"], found["replica"]) == (False, replica.context.replica)
+    assert found["missingRights"] == [{"verb": "patch", "resource": "secrets"}]
+
+
+async def test_the_feed_tells_of_a_cluster_and_of_who_drives_it(replica: Replica, world: World) -> None:
+    """P8."""
+    made = answer_of(await replica.http.post(CLUSTERS, json=document(shards=1)), 201)
+    await world.store.commit(Put(keys.claim("fra", 0), records.encode(Claim(owner="b"))))
+    assert (await replica.http.delete(f"{CLUSTERS}/fra", headers=ANY)).status_code == 204
+
+    page = await replica.get("/api/v1/events", since=made["metadata"]["revision"] - 1, kind="Cluster")
+
+    told = [(item["type"], item["object"]["status"]["owners"]) for item in page["items"]]
+    assert told == [
+        ("created", {"0": ""}),
+        ("updated", {"0": "b"}),
+        ("updated", {"0": "b"}),
+        ("deleted", {"0": "b"}),
+    ]
+    assert "removingSince" in page["items"][2]["object"]["status"]

@@ -1,0 +1,120 @@
+"""Clusters at the command line: added from a kubeconfig, listed, described, checked, removed."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROUTE = "/api/v1/clusters"
+CREATED = "2026-01-01T00:00:00Z"
+FRA = {
+    "kind": "Cluster",
+    "metadata": {"name": "fra", "revision": 7, "labels": {}, "tags": [], "createdAt": CREATED, "updatedAt": CREATED},
+    "spec": {"shards": 2, "context": "fra", "namespace": "tinkerbell", "sites": ["fra1"]},
+    "status": {
+        "reachable": False,
+        "since": CREATED,
+        "reason": "no answer within 10 s",
+        "server": "https://10.0.0.1:6443",
+        "owners": {"0": "a", "1": ""},
+        "machines": 3,
+    },
+}
+
+
+@pytest.fixture
+def kubeconfig(tmp_path: Path) -> Path:
+    (tmp_path / "token").write_text("a-token\n")
+    document = {
+        "current-context": "fra",
+        "contexts": [{"name": "fra", "context": {"cluster": "c", "user": "u"}}],
+        "clusters": [{"name": "c", "cluster": {"server": "https://10.0.0.1:6443"}}],
+        "users": [{"name": "u", "user": {"tokenFile": "token"}}, {"name": "x", "user": {"exec": {"command": "aws"}}}],
+    }
+    file = tmp_path / "config"
+    file.write_text(yaml.safe_dump(document))
+    return file
+
+
+def test_one_is_added_with_everything_inline(swarm: Any, at_swarm: Any, kubeconfig: Path) -> None:
+    swarm.refuse(f"GET {ROUTE}/fra", 404, "not-found", "There is no cluster fra.")
+    swarm.reply(f"POST {ROUTE}", 201, FRA)
+
+    done = at_swarm("cluster", "add", "fra", "--kubeconfig", str(kubeconfig), "--site", "fra1", "--shards", "2")
+
+    assert done.lines == ["cluster fra: added"]
+    sent = swarm.requests[-1].body
+    assert (sent["spec"]["sites"], sent["spec"]["shards"]) == (["fra1"], 2)
+    assert json.loads(sent["spec"]["kubeconfig"])["users"][0]["user"] == {"token": "a-token"}
+
+
+def test_one_that_is_there_gets_new_credentials_and_keeps_the_rest(swarm: Any, at_swarm: Any, kubeconfig: Path) -> None:
+    swarm.reply(f"GET {ROUTE}/fra", 200, FRA)
+    swarm.reply(f"PUT {ROUTE}/fra", 200, FRA)
+
+    done = at_swarm("cluster", "add", "fra", "--kubeconfig", str(kubeconfig))
+
+    assert done.lines == ["cluster fra: changed"]
+    request = swarm.requests[-1]
+    assert request.headers["if-match"] == '"7"'
+    assert request.body["spec"]["sites"] == ["fra1"]
+    assert "a-token" in request.body["spec"]["kubeconfig"]
+
+
+def test_a_kubeconfig_that_cannot_be_sent_is_told(at_swarm: Any, kubeconfig: Path, tmp_path: Path) -> None:
+    document = yaml.safe_load(kubeconfig.read_text())
+    document["contexts"][0]["context"]["user"] = "x"
+    kubeconfig.write_text(yaml.safe_dump(document))
+
+    plugin = at_swarm("cluster", "add", "fra", "--kubeconfig", str(kubeconfig))
+    missing = at_swarm("cluster", "add", "fra", "--kubeconfig", str(tmp_path / "none"))
+
+    assert (plugin.code, missing.code) == (2, 2)
+    assert "kubectl create token" in plugin.err
+    assert "no kubeconfig at" in missing.err
+
+
+def test_a_list_and_a_description_tell_how_it_is(swarm: Any, at_swarm: Any) -> None:
+    swarm.reply(f"GET {ROUTE}", 200, {"kind": "ClusterList", "revision": 8, "total": 1, "items": [FRA]})
+    swarm.reply(f"GET {ROUTE}/fra", 200, FRA)
+
+    head, row = at_swarm("get", "c").lines
+    described = at_swarm("describe", "cluster", "fra").out
+
+    assert head.split()[:4] == ["NAME", "REACHABLE", "SHARDS", "MACHINES"]
+    assert row.startswith("fra")
+    assert "1/2" in row
+    assert "no answer within 10 s" in described
+    assert "https://10.0.0.1:6443" in described
+
+
+def test_what_it_lacks_ends_with_exit_code_1(swarm: Any, at_swarm: Any) -> None:
+    found = {
+        "kind": "ClusterCheck",
+        "cluster": "fra",
+        "replica": "a",
+        "ok": False,
+        "error": "",
+        "version": "v1.36.3",
+        "missingTypes": ["workflows.tinkerbell.org"],
+        "missingRights": [{"verb": "get", "resource": "secrets"}, {"verb": "patch", "resource": "secrets"}],
+    }
+    swarm.reply(f"POST {ROUTE}/fra/check", 200, found)
+    lacking = at_swarm("cluster", "check", "fra")
+    swarm.reply(f"POST {ROUTE}/fra/check", 200, found | {"ok": True, "missingTypes": [], "missingRights": []})
+    well = at_swarm("cluster", "check", "fra")
+
+    assert (lacking.code, well.code) == (1, 0)
+    assert "has no workflows.tinkerbell.org" in lacking.out
+    assert "may not get, patch secrets" in lacking.out
+    assert "has all that Dragonfly needs" in well.out
+
+
+def test_one_is_removed_only_if_somebody_says_so(swarm: Any, at_swarm: Any) -> None:
+    swarm.reply(f"GET {ROUTE}/fra", 200, FRA)
+    swarm.reply(f"DELETE {ROUTE}/fra", 204, None)
+
+    assert at_swarm("cluster", "remove", "fra").code == 2
+    assert at_swarm("cluster", "remove", "fra", "--yes").lines == ["cluster fra: removed"]

@@ -1,0 +1,93 @@
+from typing import Any
+
+import pytest
+
+ULID = "01JD0000000000000000000009"
+POST = "/api/v1/machines/m-1/power"
+
+
+def accept(swarm: Any) -> None:
+    document = {"kind": "PowerAction", "metadata": {"name": ULID}, "spec": {"machine": "m-1", "action": "cycle"}}
+    swarm.reply(f"POST {POST}", 202, document)
+
+
+def result(succeeded: bool, name: str = ULID) -> dict[str, Any]:
+    told = ("Completed", "The machine was power-cycled.") if succeeded else ("Failed", "the fuse is blown")
+    return {"name": name, "action": "cycle", "succeeded": succeeded, "reason": told[0], "message": told[1]}
+
+
+def test_a_power_action_is_asked_for_under_a_key(swarm: Any, at_swarm: Any) -> None:
+    accept(swarm)
+
+    assert at_swarm("power", "m-1", "cycle") == (0, "machine m-1: cycle accepted\n", "")
+
+    assert swarm.bodies("POST", POST) == [{"action": "cycle"}]
+    assert swarm.requests[0].headers["idempotency-key"]
+
+
+def test_waiting_ends_with_the_result(swarm: Any, at_swarm: Any) -> None:
+    accept(swarm)
+    swarm.machine("m-1", lastPowerAction=result(succeeded=True))
+
+    assert at_swarm("power", "m-1", "cycle", "--wait") == (0, "machine m-1: cycle done\n", "")
+
+
+def test_a_failure_is_told_with_the_bmcs_words(swarm: Any, at_swarm: Any) -> None:
+    accept(swarm)
+    swarm.machine("m-1", lastPowerAction=result(succeeded=False))
+
+    done = at_swarm("power", "m-1", "cycle", "--wait")
+
+    assert (done.code, done.out) == (1, "machine m-1: cycle failed: Failed: the fuse is blown\n")
+
+
+def test_an_earlier_result_is_not_this_ones(swarm: Any, at_swarm: Any) -> None:
+    accept(swarm)
+    swarm.machine("m-1", lastPowerAction=result(succeeded=True, name="01JD0000000000000000000001"))
+
+    done = at_swarm("power", "m-1", "cycle", "--wait", "--timeout", "0.05")
+
+    assert done.code == 6
+    assert "goes on" in done.err
+
+
+def test_a_result_that_a_later_action_replaced_is_lost(swarm: Any, at_swarm: Any) -> None:
+    accept(swarm)
+    swarm.machine("m-1", lastPowerAction=result(succeeded=True, name="01JD000000000000000000000A"))
+
+    done = at_swarm("power", "m-1", "cycle", "--wait")
+
+    assert done.code == 1
+    assert "another power action" in done.err
+
+
+def test_a_replica_that_dies_meanwhile_is_waited_out(
+    swarm: Any, at_swarm: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dragonfly.cli.client.PATIENCE", 0.01)
+    accept(swarm)
+    swarm.machine("m-1", lastPowerAction=result(succeeded=True))
+    looks = iter([False, True])
+
+    def pause(_self: object, _seconds: float) -> None:
+        if next(looks, False):
+            swarm.answers.pop("GET /api/v1/machines/m-1")
+
+    monkeypatch.setattr("dragonfly.cli.session.Session.pause", pause)
+    swarm.reply("GET /api/v1/machines/m-1", 200, {"status": {}})
+
+    assert at_swarm("power", "m-1", "cycle", "--wait").code == 0
+
+
+def test_a_refusal_is_told(swarm: Any, at_swarm: Any) -> None:
+    swarm.refuse(f"POST {POST}", 409, "machine-locked", "Machine m-1 is locked by ada.")
+
+    done = at_swarm("power", "m-1", "off")
+
+    assert (done.code, done.err) == (4, "dragonfly: Machine m-1 is locked by ada.\n")
+
+
+@pytest.mark.parametrize("arguments", [("m-1", "explode"), ("m-1", "on", "--timeout", "3")])
+def test_what_is_not_understood_asks_for_nothing(swarm: Any, at_swarm: Any, arguments: tuple[str, ...]) -> None:
+    assert at_swarm("power", *arguments).code == 2
+    assert swarm.requests == []

@@ -1,0 +1,78 @@
+"""What a cluster is asked for is what the shipped roles grant, and what is missing is named as RBAC names it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import yaml
+
+from dragonfly.controllers.checkup import NEEDED, MissingRight, examine
+from dragonfly.kube.errors import Forbidden, KubeError, NotFound, Unreachable
+from dragonfly.kube.resources import HARDWARE, SECRET, WORKFLOW, Object, Ref, Resource
+from dragonfly.sandbox.shipped import shipped
+
+
+class Cluster:
+    """As much of an API server as is asked."""
+
+    def __init__(self, *, lacks: Mapping[Resource, KubeError] = {}, denied: frozenset[tuple[str, Resource]]) -> None:
+        self._lacks = lacks
+        self._denied = denied
+
+    async def version(self) -> str:
+        return "v1.36.3"
+
+    async def get(self, ref: Ref) -> Object:
+        raise self._lacks.get(ref.resource, NotFound("no such object", status=404, reason="NotFound"))
+
+    async def can(self, verb: str, resource: Resource, namespace: str) -> bool:
+        assert namespace == "tinkerbell"
+        return (verb, resource) not in self._denied
+
+
+async def look(cluster: Any) -> Any:
+    return await examine(cluster, "tinkerbell")
+
+
+def test_everything_that_is_asked_for_is_granted_by_the_shipped_role() -> None:
+    documents = yaml.safe_load_all(shipped("rbac.yaml").read_text())
+    (role,) = (document for document in documents if document["kind"] == "Role")
+    granted = {
+        (group, resource, verb)
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        if "/" not in resource
+        for verb in rule["verbs"]
+    }
+
+    assert {(resource.group, resource.plural, verb) for resource, verbs in NEEDED for verb in verbs} == granted
+
+
+async def test_nothing_is_missing() -> None:
+    found = await look(Cluster(denied=frozenset()))
+
+    assert (found.error, found.version, found.missing_types, found.missing_rights) == ("", "v1.36.3", (), ())
+
+
+async def test_types_and_rights_are_named() -> None:
+    lacks: dict[Resource, KubeError] = {
+        WORKFLOW: NotFound("404 page not found", status=404),
+        SECRET: Forbidden("may not", status=403),
+    }
+    found = await look(Cluster(lacks=lacks, denied=frozenset({("patch", HARDWARE), ("get", SECRET)})))
+
+    assert found.missing_types == ("workflows.tinkerbell.org",)
+    assert set(found.missing_rights) == {
+        MissingRight(verb="patch", resource="hardware.tinkerbell.org"),
+        MissingRight(verb="get", resource="secrets"),
+    }
+
+
+@pytest.mark.parametrize(
+    "error", [Unreachable("no answer within 10 s", maybe_done=False), Forbidden("Unauthorized", status=401)]
+)
+async def test_who_cannot_ask_says_why(error: KubeError) -> None:
+    found = await look(Cluster(lacks={HARDWARE: error}, denied=frozenset()))
+
+    assert found.error == error.message

@@ -1,0 +1,158 @@
+"""The clusters of one replica: taken up, kept apart, changed and dropped as they are registered."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from dragonfly.clusters import Clusters, Means, Setup
+from dragonfly.intent.clusters import kubeconfig_place
+from dragonfly.kube.credentials import Inline
+from dragonfly.model.cluster import Cluster, ClusterSpec
+from dragonfly.model.swarm import Member
+from dragonfly.model.values import Metadata
+from dragonfly.sandbox.ports import LOOPBACK, PortLease
+from dragonfly.store import keys
+from dragonfly.store.mirror import Mirror
+from dragonfly.store.records import decode, encode
+from dragonfly.store.seal import Seal
+from dragonfly.store.values import Delete, Put
+from dragonfly.swarm.ownership import Ownership
+from dragonfly.swarm.roster import Roster
+from dragonfly.telemetry.metrics import Metrics
+from tests.unit.store_model import StoreModel, Watch
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+SEAL = Seal([b"k" * 32])
+
+
+class NoLease:
+    id = 0
+
+    def held(self) -> bool:
+        return False
+
+    def remaining(self) -> float:
+        return 0.0
+
+
+class World:
+    """A replica of which no cluster answers: connections are refused at once."""
+
+    def __init__(self, port: int) -> None:
+        self.server = f"https://{LOOPBACK}:{port}"
+        self.store = StoreModel()
+        self.registry = CollectorRegistry()
+        self.mirror = Mirror(decode, clock=lambda: 0.0, on_undecodable=lambda *_: None)
+        roster = Roster(self.mirror, 4)
+        Watch(self.store, self.mirror)
+        gauges: Any = None
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        means = Means(
+            replica="a",
+            store=self.store,
+            mirror=self.mirror,
+            metrics=Metrics(self.registry, version="0", replica="a"),
+            gauges=gauges,
+            unseal=lambda _: "",
+            open=SEAL.open,
+            started=NOW,
+            now=lambda: NOW + timedelta(seconds=30 + clock() - began),
+            monotonic=clock,
+            random=lambda: 0.5,
+        )
+        self.clusters = Clusters(Setup(Inline(self.kubeconfig()), "tinkerbell", 4), roster, means)
+        self.clusters.belong_to(
+            Ownership(
+                member=lambda: Member(id="a", version="0", address="a", started=NOW),
+                store=self.store,
+                mirror=self.mirror,
+                lease=NoLease(),
+                listener=self.clusters,
+                shards=roster.shards,
+                clock=asyncio.get_running_loop().time,
+                settle=1.0,
+            )
+        )
+
+    def kubeconfig(self) -> str:
+        return json.dumps(
+            {
+                "current-context": "c",
+                "contexts": [{"name": "c", "context": {"cluster": "c", "user": "c"}}],
+                "clusters": [{"name": "c", "cluster": {"server": self.server}}],
+                "users": [{"name": "c", "user": {"token": "a-token"}}],
+            }
+        )
+
+    async def register(self, name: str, *, sealed_for: str = "", created: datetime = NOW) -> None:
+        cluster = Cluster(
+            metadata=Metadata(name=name, created_at=created, updated_at=created),
+            spec=ClusterSpec(shards=2, namespace="tinkerbell"),
+            server=self.server,
+            sealed_kubeconfig=SEAL.seal(kubeconfig_place(sealed_for or name), self.kubeconfig()),
+        )
+        await self.store.commit(Put(keys.cluster(name), encode(cluster)))
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        async with asyncio.timeout(20):
+            while not holds():  # noqa: ASYNC110 - what is waited for tells nobody
+                await asyncio.sleep(0.02)
+
+    def reason(self, name: str) -> str:
+        reach = self.clusters.unreached.get(name)
+        return reach.reason if reach is not None else ""
+
+
+@pytest.fixture
+async def world() -> AsyncIterator[World]:
+    with PortLease() as ports:
+        world = World(ports.take())
+        running = asyncio.create_task(world.clusters.run())
+        yield world
+        running.cancel()
+        await asyncio.wait({running})
+
+
+async def test_they_come_and_go_and_each_says_why_it_is_not_reached(world: World) -> None:
+    await world.register("fra")
+    await world.register("muc", sealed_for="fra")
+
+    await world.until(lambda: set(world.clusters.unreached) == {"fra", "local", "muc"})
+    await world.until(lambda: "listed yet" not in world.reason("fra") and world.server[8:] in world.reason("fra"))
+    assert "belongs to another place" in world.reason("muc")
+
+    await world.store.commit(Delete(keys.cluster("fra")))
+    await world.until(lambda: set(world.clusters.unreached) == {"local", "muc"})
+    metric = world.registry.get_sample_value
+    await world.until(lambda: metric("dragonfly_cluster_reachable", {"cluster": "muc"}) == 0)
+    assert metric("dragonfly_cluster_reachable", {"cluster": "fra"}) is None
+
+
+async def test_one_that_does_not_open_is_connected_to_once_it_does(world: World) -> None:
+    await world.register("fra", sealed_for="muc")
+    await world.until(lambda: "belongs to another place" in world.reason("fra"))
+
+    await world.register("fra")
+
+    async with asyncio.timeout(20):
+        while world.server[8:] not in (found := (await world.clusters.check("fra")).error):
+            assert "another place" in found or "connected" in found
+            await asyncio.sleep(0.02)
+
+
+async def test_since_when_says_no_more_than_is_known(world: World) -> None:
+    """One that was registered after this replica's start was not out of reach before that."""
+    await world.register("old", created=NOW - timedelta(days=1))
+    await world.register("new", created=NOW + timedelta(seconds=20))
+    await world.until(lambda: set(world.clusters.unreached) == {"local", "new", "old"})
+
+    since = {name: reach.since for name, reach in world.clusters.unreached.items()}
+
+    assert since == {"local": NOW, "old": NOW, "new": NOW + timedelta(seconds=20)}
+    assert world.clusters.since == NOW + timedelta(seconds=20)
