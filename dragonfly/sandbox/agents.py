@@ -2,8 +2,9 @@
 
 Each does what tink-agent does, but for the containers: ask for an action (a long poll: tink-server answers as soon as
 there is one, or with an error after a minute), report RUNNING, work, report the end, ask again. What it works, and how
-that ends, is its `fate`. Unlike tink-agent, which repeats a report that is refused for ever, a simulated machine whose
-Workflow is gone is "rebooted": it asks for the next action.
+that ends, is its `fate`. A report is repeated until it is taken, for whoever asks for an action before is served the
+same one again. Unlike tink-agent, which repeats that for ever too, a simulated machine whose Workflow is gone is
+"rebooted": it asks for the next action.
 """
 
 import asyncio
@@ -40,7 +41,10 @@ _STATES: Final = {
     Outcome.FAILED: ActionState.FAILED,
     Outcome.TIMEOUT: ActionState.TIMEOUT,
 }
-_TRY_AGAIN: Final = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED})
+# What makes tink-agent give a report up (v0.25.0, tink/agent/internal/transport/grpc/grpc.go, doWrite).
+_REFUSED: Final = frozenset(
+    {grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION}
+)
 
 Clock = Callable[[], float]
 
@@ -141,13 +145,13 @@ class Agent:
             await asyncio.sleep(self._behaviour.silence)
 
     async def _send(self, report: Report) -> bool:
-        """Whether tink-server took the report; repeated for as long as there is no server."""
+        """Whether tink-server took the report; repeated until it is taken, or its Workflow is gone."""
         pause = _SHORTEST_PAUSE
         while True:
             try:
                 await self._report(report, timeout=_CALL_SECONDS)
             except grpc.aio.AioRpcError as error:
-                if error.code() not in _TRY_AGAIN:
+                if _is_refused(error):
                     return False
                 await asyncio.sleep(self._pauses.uniform(0, pause))
                 pause = min(2 * pause, _LONGEST_PAUSE)
@@ -187,6 +191,14 @@ async def _channel(server: str) -> AsyncIterator[grpc.aio.Channel]:
     options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_reconnect_backoff_ms", 2_000)]
     async with grpc.aio.insecure_channel(server, options=options) as channel:
         yield channel
+
+
+def _is_refused(error: grpc.aio.AioRpcError) -> bool:
+    """Whether another try is no use. To tink-server a Workflow that is gone is an internal error, as any failure is."""
+    if error.code() is grpc.StatusCode.INTERNAL:
+        details = error.details() or ""
+        return "error getting workflow" in details and "not found" in details
+    return error.code() in _REFUSED
 
 
 def _step(action: Action, event: str, at: float, attempt: int) -> Step:
