@@ -365,6 +365,7 @@ class Replica:
             feed=self._feed,
             streams=Streams(self._feed, self._metrics.feed, clock=self._etcd.gateway.clock),
             checks=self._awareness.checks(),
+            leaving=lambda: self._awareness.draining,
             etcd_id=lambda: f"{self._etcd.gateway.cluster_id:x}",
             sealer=self._seal,
             webhooks=Webhooks(self._try_out, settings.webhook_http),

@@ -118,6 +118,8 @@ class Context(NamedTuple):
     site: str = ""
     sites_of: Callable[[str], tuple[str, ...]] = lambda _: ()
     """The sites that a cluster prefers."""
+    leaving: Callable[[], bool] = lambda: False
+    """Whether this replica is about to end, so that its clients had better connect to another one."""
     check_cluster: Callable[[str], Awaitable[Checkup]] = _nothing_is_asked
     """Asks a cluster itself what it lacks."""
     mode: Callable[[], Awaitable[Detection]] = _nothing_was_looked_at

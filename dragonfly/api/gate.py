@@ -78,6 +78,9 @@ class Gate:
         headers.setdefault("Dragonfly-Revision", str(mirror.revision))
         headers.setdefault("Cache-Control", "no-store")
         headers.setdefault("X-Content-Type-Options", "nosniff")
+        if self._context.leaving():
+            # The next request on this connection might meet its end, and be sent in vain.
+            headers["Connection"] = "close"
         if mirror.stale_since is not None:
             headers["Dragonfly-Stale"] = f"{max(0.0, self._context.clock() - mirror.stale_since):.1f}"
 

@@ -47,6 +47,19 @@ async def test_every_answer_tells_the_request_the_replica_and_the_revision(repli
         assert "dragonfly-stale" not in response.headers
 
 
+async def test_a_replica_that_is_about_to_end_asks_its_clients_to_connect_anew(world: World) -> None:
+    """Behind a plain Service nobody else takes a kept connection from it."""
+    leaving: list[bool] = []
+    replica = world.replica("a", leaving=lambda: bool(leaving))
+
+    before = await replica.http.get("/api/v1/machines")
+    leaving.append(True)
+    after = [await replica.http.get(path) for path in ("/api/v1/machines", "/api/v1/none", "/healthz")]
+
+    assert "connection" not in before.headers
+    assert [response.headers["connection"] for response in after] == ["close"] * 3
+
+
 @pytest.mark.parametrize("sent", ["", "x" * 200, "a b", "<script>", "a\tb"])
 async def test_a_request_id_that_is_not_sane_is_replaced(replica: Replica, sent: str) -> None:
     response = await replica.http.get("/healthz", headers={"X-Request-Id": sent})
