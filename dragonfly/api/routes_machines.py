@@ -12,13 +12,13 @@ from dragonfly.api.desk import Desk, removed, resource
 from dragonfly.api.operations import Collection, Parameter, list_parameters
 from dragonfly.feed.views import MachineView, ProvisionView
 from dragonfly.intent import machines, provisions
-from dragonfly.intent.machines import Forgotten, LockInput, UnlockInput
-from dragonfly.intent.plan import Decide
+from dragonfly.intent.machines import LockInput, UnlockInput
 from dragonfly.intent.refusals import NotFound
-from dragonfly.intent.terms import ANY
+from dragonfly.intent.terms import ANY, Match
 from dragonfly.model.machine import MachineInput
 from dragonfly.model.provision import ProvisionRequest
 from dragonfly.store import keys
+from dragonfly.swarm.members import reach
 
 _KIND = "Machine"
 
@@ -61,7 +61,7 @@ async def patch_machine(desk: Desk, call: Call) -> Response:
 async def delete_machine(desk: Desk, call: Call) -> Response:
     name, match = call.name(_KIND), call.match()
     if call.flag("force"):
-        return await _forget(desk, name, partial(machines.force_delete, name=name, match=match))
+        return await _forget(desk, name, match)
     decide = partial(machines.delete, name=name, match=match, terms=desk.terms(call))
     return await desk.change(decide, partial(rows.composed, desk.context), 202)
 
@@ -93,11 +93,12 @@ async def machine_history(desk: Desk, call: Call) -> Response:
     return await desk.list(call, desk.provision_rows, rows.PROVISIONS, machine=name)
 
 
-async def _forget(desk: Desk, name: str, decide: Decide[Forgotten]) -> Response:
-    done = await desk.write(decide)
+async def _forget(desk: Desk, name: str, match: Match) -> Response:
+    decide = partial(machines.force_delete, name=name, is_reached=lambda to: reach(desk.context.mirror, to).reachable)
+    done = await desk.write(partial(decide, match=match))
     while done.outcome.more:
         await desk.arrived(done.revision)
-        done = await desk.write(partial(machines.force_delete, name=name, match=ANY))
+        done = await desk.write(partial(decide, match=ANY))
     return removed(done.revision)
 
 
@@ -105,7 +106,8 @@ MACHINES: Final = Collection("machines", MachineView, MachineInput)
 _HISTORY = rows.PROVISIONS._replace(filters=("phase", "template"))
 _FORCE = Parameter(
     "force",
-    "Forget the machine at once, with its provisions, and leave what is in its cluster as it is.",
+    "Forget the machine at once, with its provisions, and leave what is in its cluster as it is. While a replica "
+    "reaches that cluster, what runs on the machine must be cancelled first.",
     {"type": "boolean", "default": False},
 )
 _SPEC_PROBLEMS = ("mac-in-use", "machine-locked", "machine-deleting", "provision-active", "power-busy")

@@ -16,7 +16,7 @@ from dragonfly.controllers.around import Around, Place
 from dragonfly.controllers.conditions import not_synced, old_workflow, synced, with_condition
 from dragonfly.controllers.departure import HOLD, Departures, held_up, without_hold
 from dragonfly.controllers.eta import Durations
-from dragonfly.controllers.fence import Fence, NotOwner, Overtaken
+from dragonfly.controllers.fence import Fence, NotOwner, Overtaken, TooLate
 from dragonfly.controllers.hardware import Blocked, HardwareLoop
 from dragonfly.controllers.leftovers import Leftovers
 from dragonfly.controllers.power import PowerPlace, PowerRun, power_records, with_bmc
@@ -84,7 +84,8 @@ class ClusterController:
         self.twins = Twins(kube, place.namespace, self._twin_changed, around.monotonic, around.random)
         self._hardware = HardwareLoop(self.twins, place.namespace, around.unseal, around.note)
         self._durations = Durations()
-        self._working: set[ShardId] = set()
+        self._working: dict[ShardId, float] = {}
+        """What is worked on, and since when by the monotonic clock."""
         self._machines_by_agent: dict[str, str] = {}
         self._written: dict[str, int] = {}
         self._troubles: dict[str, str] = {}
@@ -100,6 +101,8 @@ class ClusterController:
             troubles=self._troubles,
             now=around.now,
             monotonic=around.monotonic,
+            on_duty=self._on_duty,
+            knows=lambda machine, name: provision_of(mirror, machine, name) is not None,
             ended=self._ended,
             note=around.note,
         )
@@ -119,7 +122,9 @@ class ClusterController:
             foreign=lambda machine: self.twins.workflows_of(machine.name, machine.agent_id),
             now=around.now,
         )
-        self._powered = PowerPlace(place.name, place.namespace, self.twins, around.now, around.note, place.power)
+        self._powered = PowerPlace(
+            place.name, place.namespace, self.twins, around.now, around.monotonic, around.note, place.power
+        )
 
     async def run(self) -> None:
         """Follow the cluster and work until cancelled."""
@@ -141,7 +146,7 @@ class ClusterController:
 
     def gained(self, shard: ShardId) -> None:
         """Look at every machine of the shard, those with a running provision first."""
-        self._working.add(shard)
+        self._working[shard] = self._around.monotonic()
         for held in self._mirror.under(keys.MACHINES):
             if isinstance(held.object, Machine) and self._shard_of(held.object) == shard:
                 awaited = self._is_awaited(held.object.name)
@@ -152,7 +157,7 @@ class ClusterController:
 
     def lost(self, shard: ShardId) -> None:
         """Drop what waits; what is under way finds the fence closed."""
-        self._working.discard(shard)
+        self._working.pop(shard, None)
         self.queue.forget(lambda name: self._shard_named(name) == shard)
         for name in [name for name in self._troubles if self._shard_named(name) == shard]:
             del self._troubles[name]
@@ -187,7 +192,7 @@ class ClusterController:
             if self._shard_named(name) in self._working:
                 # The lease is in doubt, not lost: look again when it is held.
                 self._retry(name)
-        except Conflict:
+        except (Conflict, TooLate):
             self._retry(name)
         except (KubeError, StoreError, TimeoutError) as error:
             self._troubles[name] = str(error) or type(error).__name__
@@ -272,6 +277,10 @@ class ClusterController:
             note=note,
         )
 
+    def _on_duty(self, machine: str) -> float:
+        now = self._around.monotonic()
+        return min(now - self._working.get(self._shard_named(machine), now), self.twins.reached_for)
+
     def _epoch(self, shard: ShardId) -> int | None:
         """Return the epoch under which this replica may act on the shard now, or None if it may not."""
         epoch = self._claimed(shard)
@@ -308,8 +317,8 @@ class ClusterController:
     async def _settle(self, fence: Fence, machine: Machine, revision: int) -> None:
         """Bring a machine without a running provision to rest: netboot closed, nothing staged, or gone."""
         try:
-            if not self._hardware.ready(machine, netboot=False) and machine.deleting_since is None:
-                await self._hardware.ensure(fence, machine, netboot=False)
+            if not self._hardware.ready(machine, netboot_for="") and machine.deleting_since is None:
+                await self._hardware.ensure(fence, machine, netboot_for="")
             await self._hardware.tidy(fence, machine)
             swept = await self._leftovers.sweep(fence, machine)
         except Blocked as blocked:

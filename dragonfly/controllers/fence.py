@@ -63,6 +63,10 @@ class Overtaken(NotOwner):
         self.epoch = epoch
 
 
+class TooLate(Exception):
+    """What a write was decided from is too old to be believed; this try was not sent. Look again."""
+
+
 class Precondition(NamedTuple):
     """The very object that a write was computed from."""
 
@@ -134,12 +138,27 @@ class Fence:
             lambda: ref_of(obj), lambda more: self._kube.apply(_annotated(stamped, more), force=force)
         )
 
-    async def patch(self, ref: Ref, body: dict[str, Any], *, given: Precondition, subresource: str = "") -> Object:
-        """As `Kube.patch`. Raises Overtaken as `apply` does."""
+    async def patch(
+        self,
+        ref: Ref,
+        body: dict[str, Any],
+        *,
+        given: Precondition,
+        subresource: str = "",
+        still: Callable[[], bool] = lambda: True,
+    ) -> Object:
+        """As `Kube.patch`; `still` says, in the step that sends, whether what it was decided from holds.
+
+        Raises:
+            Overtaken: as `apply` does.
+            TooLate: it does not hold any more.
+        """
         metadata = {"annotations": {EPOCH: str(self.epoch)}}
         stamped = _with_precondition({"metadata": metadata, **body}, given)
         return await self._admitted(
-            lambda: ref, lambda more: self._kube.patch(ref, _annotated(stamped, more), subresource=subresource)
+            lambda: ref,
+            lambda more: self._kube.patch(ref, _annotated(stamped, more), subresource=subresource),
+            still,
         )
 
     async def delete(self, ref: Ref, *, given: Precondition) -> None:
@@ -151,10 +170,15 @@ class Fence:
     async def list(self, resource: Resource, namespace: str, *, label_selector: str) -> Listing:
         return await self._kube.list(resource, namespace, label_selector=label_selector)
 
-    async def _admitted(self, ref: Callable[[], Ref], send: Callable[[dict[str, str]], Awaitable[Object]]) -> Object:
+    async def _admitted(
+        self,
+        ref: Callable[[], Ref],
+        send: Callable[[dict[str, str]], Awaitable[Object]],
+        still: Callable[[], bool] = lambda: True,
+    ) -> Object:
         """Carry `send` out; refused by the policy, do so once more only with etcd's word that this is the owner."""
         try:
-            return await self._fenced(lambda: send({}))
+            return await self._fenced(lambda: send({}), still)
         except errors.Forbidden as error:
             if not is_fence(error.policy):
                 raise
@@ -162,7 +186,7 @@ class Fence:
         if self._gauges is not None:
             self._gauges.refused(self._shard.cluster)
         replaced = await self._epoch_of_another_history(ref())
-        written = await self._fenced(lambda: send({REPLACES: str(replaced)}))
+        written = await self._fenced(lambda: send({REPLACES: str(replaced)}), still)
         _log.warning("fence.epoch_replaced", object=str(ref()), replaced=replaced, epoch=self.epoch)
         self._note(Note(Subject.of(written), "Warning", "EpochReplaced", _REPLACED))
         if self._gauges is not None:
@@ -187,7 +211,7 @@ class Fence:
             raise errors.Conflict(f"{ref} was written under epoch {stored} meanwhile", reason="Conflict")
         return stored
 
-    async def _fenced(self, write: Callable[[], Awaitable[T]]) -> T:
+    async def _fenced(self, write: Callable[[], Awaitable[T]], still: Callable[[], bool] = lambda: True) -> T:
         """Carry `write` out; give it up at the moment when the claim may be somebody else's.
 
         Given up it may have happened, or still happen, like any write without an answer: whoever owns the shard next
@@ -195,7 +219,7 @@ class Fence:
         claim that was deleted under a write that is on its way would have that arrive after the next owner's first.
         """
         self.check()
-        task = asyncio.ensure_future(self._checked(write))
+        task = asyncio.ensure_future(self._checked(write, still))
         try:
             while not task.done():
                 self._check(self._holds)
@@ -208,10 +232,16 @@ class Fence:
         if current(self._shard) != self.epoch:
             raise NotOwner(f"shard {self._shard.cluster}/{self._shard.shard} at epoch {self.epoch}")
 
-    async def _checked(self, write: Callable[[], Awaitable[T]]) -> T:
+    async def _checked(self, write: Callable[[], Awaitable[T]], still: Callable[[], bool]) -> T:
         """Ask first, for a task begins later than it is made, and have it asked again in the very step that sends."""
-        self.check()
-        MAY_SEND.set(self.check)  # in this task's context only
+
+        def ask() -> None:
+            self.check()
+            if not still():
+                raise TooLate
+
+        ask()
+        MAY_SEND.set(ask)  # in this task's context only
         return await write()
 
 

@@ -41,13 +41,13 @@ class _Compared(NamedTuple):
     """What a comparison was made of, and its outcome: what changes is replaced, so the very same need no second one."""
 
     machine: Machine
-    netboot: bool
+    netboot_for: str
     found: tuple[Object | None, Object | None]
     ready: bool
 
-    def is_of(self, machine: Machine, netboot: bool, found: tuple[Object | None, Object | None]) -> bool:
+    def is_of(self, machine: Machine, netboot_for: str, found: tuple[Object | None, Object | None]) -> bool:
         is_same = all(one is other for one, other in zip(self.found, found, strict=True))
-        return is_same and self.machine is machine and self.netboot == netboot
+        return is_same and self.machine is machine and self.netboot_for == netboot_for
 
 
 class HardwareLoop:
@@ -74,15 +74,20 @@ class HardwareLoop:
         self._note = note
         self._compared: dict[str, _Compared] = {}
 
-    def ready(self, machine: Machine, *, netboot: bool) -> bool:
-        """Whether everything is as it should be, as far as this replica has seen."""
+    def ready(self, machine: Machine, *, netboot_for: str) -> bool:
+        """Whether everything is as it should be, as far as this replica has seen.
+
+        Args:
+            machine: whose twins are looked at.
+            netboot_for: the provision for which it may boot from the network; empty if it may not.
+        """
         name, twins = machine.name, self._twins
         found = twins.hardware.store.get(name), twins.bmcs.store.get(name)
         last = self._compared.get(name)
-        if last is not None and last.is_of(machine, netboot, found):
+        if last is not None and last.is_of(machine, netboot_for, found):
             return last.ready
-        ready = not any(self._is_missing(wanted) for wanted in self._wanted(machine, netboot, epoch=0))
-        self._compared[name] = _Compared(machine, netboot, found, ready)
+        ready = not any(self._is_missing(wanted) for wanted in self._wanted(machine, netboot_for, epoch=0))
+        self._compared[name] = _Compared(machine, netboot_for, found, ready)
         return ready
 
     def known(self, machine: Machine) -> bool:
@@ -90,13 +95,18 @@ class HardwareLoop:
         live = self._twins.hardware.store.get(machine.name)
         return live is not None and tinkerbell.is_managed(live)
 
-    async def ensure(self, fence: Fence, machine: Machine, *, netboot: bool) -> None:
-        """Write what differs, Secret first and Hardware last.
+    def last_opened_for(self, machine: Machine) -> str:
+        """Return the provision for which netboot was last opened, by the cluster's own word; empty if never."""
+        live = self._twins.hardware.store.get(machine.name)
+        return tinkerbell.opened_for(live) if live is not None and tinkerbell.is_managed(live) else ""
+
+    async def ensure(self, fence: Fence, machine: Machine, *, netboot_for: str) -> None:
+        """Write what differs, Secret first and Hardware last; `netboot_for` as for `ready`.
 
         Raises:
             Blocked: an object of that name belongs to somebody else, or the BMC's password can't be opened.
         """
-        for wanted in self._wanted(machine, netboot, epoch=fence.epoch):
+        for wanted in self._wanted(machine, netboot_for, epoch=fence.epoch):
             if not self._is_missing(wanted):
                 continue
             live = wanted.copy.store.get(wanted.ref.name)
@@ -118,7 +128,8 @@ class HardwareLoop:
         live = await _found(fence, self._hardware_ref(machine.name))
         if live is None or not tinkerbell.is_managed(live):
             return
-        closed = tinkerbell.hardware(machine, self._namespace, netboot=False, epoch=fence.epoch)
+        last = tinkerbell.opened_for(live)
+        closed = tinkerbell.hardware(machine, self._namespace, netboot=False, epoch=fence.epoch, provision=last)
         self._twins.hardware.observe(await fence.apply(closed, given=precondition_of(live), force=True))
 
     def has_secret(self, machine: Machine) -> bool:
@@ -204,12 +215,14 @@ class HardwareLoop:
     def _secret_ref(self, machine: str) -> Ref:
         return Ref(SECRET, self._namespace, bmc.secret_name(machine))
 
-    def _wanted(self, machine: Machine, netboot: bool, *, epoch: int) -> list[Wanted]:
+    def _wanted(self, machine: Machine, netboot_for: str, *, epoch: int) -> list[Wanted]:
         wanted = []
         if machine.spec.bmc is not None:
             obj = bmc.bmc_machine(machine, self._namespace, epoch=epoch)
             wanted.append(Wanted(obj, self._twins.bmcs, Ref(BMC_MACHINE, self._namespace, machine.name)))
-        obj = tinkerbell.hardware(machine, self._namespace, netboot=netboot, epoch=epoch)
+        provision = netboot_for or self.last_opened_for(machine)
+        netboot = bool(netboot_for)
+        obj = tinkerbell.hardware(machine, self._namespace, netboot=netboot, epoch=epoch, provision=provision)
         wanted.append(Wanted(obj, self._twins.hardware, self._hardware_ref(machine.name)))
         return wanted
 

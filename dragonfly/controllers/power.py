@@ -4,6 +4,7 @@ What a power action leaves in the cluster is removed some seconds after its end,
 Job's name, and where no garbage collector runs they would stay.
 """
 
+import math
 from collections.abc import Callable
 from datetime import datetime
 from typing import Final, Literal, NamedTuple
@@ -103,6 +104,7 @@ class PowerPlace(NamedTuple):
     namespace: str
     twins: Twins
     now: Callable[[], datetime]
+    monotonic: Callable[[], float]
     note: Callable[[Note], None]
     limits: PowerLimits = PowerLimits()
 
@@ -118,6 +120,8 @@ class PowerRun:
         found = map(job_view, place.twins.jobs_of(records.machine.name))
         self._jobs = {job.name: job for job in found if job.request and job.name == job_name(job.request)}
         self._asked = False
+        self._vouched_at = -math.inf
+        """When, by the monotonic clock, etcd was asked whether anything stands against arming."""
         self._withdrawn = False
         self._failure: str | None = None
         self._rejected = ""
@@ -159,11 +163,15 @@ class PowerRun:
             bmc_known=live is not None and is_managed(live),
             job=self._job,
             asked=self._asked,
+            vouched=self._is_vouched(),
             withdrawn=self._withdrawn,
             failure=self._failure,
             rejected=self._rejected,
             now=self._place.now(),
         )
+
+    def _is_vouched(self) -> bool:
+        return self._place.monotonic() - self._vouched_at < self._place.limits.vouched
 
     async def _do(self, step: PowerStep) -> None:
         match step:
@@ -174,7 +182,7 @@ class PowerRun:
             case RecordJobArming(job):
                 await self._record_arming(job)
             case ArmJob(job):
-                if await self._patch(job, arming(self._machine.name)):
+                if await self._patch(job, arming(self._machine.name), still=self._is_vouched):
                     self._tell("power.armed")
             case HaltJob(job):
                 await self._patch(job, halting(self._machine.name))
@@ -204,7 +212,7 @@ class PowerRun:
             self._rejected = error.message
 
     async def _record_arming(self, job: JobView) -> None:
-        now = self._place.now()
+        now, asked_at = self._place.now(), self._place.monotonic()
         armed = JobArming(uid=job.uid, resource_version=job.resource_version, epoch=self._fence.epoch, at=now)
         request = msgspec.structs.replace(self._request, phase="Running", arming=armed)
         key = keys.power(self._machine.name)
@@ -217,11 +225,12 @@ class PowerRun:
             given.append(Absent(keys.active(self._machine.name)))
         self.written = await self._fence.commit(Put(key, encode(request)), given=given)
         self._request, self._revision = request, self.written
+        self._vouched_at = asked_at
 
-    async def _patch(self, job: JobView, body: Object) -> bool:
+    async def _patch(self, job: JobView, body: Object, *, still: Callable[[], bool] = lambda: True) -> bool:
         """Patch the very Job that the step was decided from; if it is another by now, look at it and say False."""
         try:
-            obj = await self._fence.patch(self._ref(job.name), body, given=_as_seen(job))
+            obj = await self._fence.patch(self._ref(job.name), body, given=_as_seen(job), still=still)
         except (Conflict, NotFound):
             await self._ask()
             return False

@@ -20,6 +20,8 @@ class PowerLimits(NamedTuple):
 
     prepare: float = 600
     """From the request until the Job is armed: nobody wants a machine to go off hours after it was asked for."""
+    vouched: float = 3
+    """From the look at etcd that arming is based on until it is sent, at the latest."""
     carry_out: float = 900
     """From arming to the end. Rufio's own limit is ten minutes for each Task."""
     settle: float = 15
@@ -38,6 +40,8 @@ class PowerSeen(NamedTuple):
     job: JobView | None
     asked: bool
     """`job` is the API server's answer in this very run, not the copy's."""
+    vouched: bool
+    """etcd has said in this very run, just now, that nothing stands against arming."""
     withdrawn: bool
     """The Job was deleted in this very run, in a way that proves that it never ran."""
     failure: str | None
@@ -149,7 +153,7 @@ def _follow(seen: PowerSeen, limits: PowerLimits) -> PowerStep:
     if job.state == "Failed":
         return _failure(seen, job)
     if job.staged:
-        return _let_go(seen, job, arming.resource_version, limits)
+        return _let_go(seen, job, limits)
     if job.halted:
         return _failed("TimedOut", f"The BMC was not done within {limits.carry_out:.0f} s.")
     left = (arming.at + timedelta(seconds=limits.carry_out) - seen.now).total_seconds()
@@ -175,12 +179,13 @@ def _failure(seen: PowerSeen, job: JobView) -> PowerStep:
     return _failed("Failed", seen.failure or job.message or "Rufio gave no reason.")
 
 
-def _let_go(seen: PowerSeen, job: JobView, recorded: str, limits: PowerLimits) -> PowerStep:
+def _let_go(seen: PowerSeen, job: JobView, limits: PowerLimits) -> PowerStep:
     if _refusal(seen, limits) is not None:
         return WithdrawJob(job)
-    if job.resource_version == recorded:
-        return ArmJob(job)
-    return RecordJobArming(job) if seen.asked else AskForJob()
+    is_recorded = seen.request.arming is not None and job.resource_version == seen.request.arming.resource_version
+    if not is_recorded and not seen.asked:
+        return AskForJob()
+    return ArmJob(job) if is_recorded and seen.vouched else RecordJobArming(job)
 
 
 def _left(seen: PowerSeen, limits: PowerLimits) -> float:

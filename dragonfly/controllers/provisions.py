@@ -3,6 +3,7 @@
 What was written is used at once, not read back from the mirror or the cache, which may lag behind this replica itself.
 """
 
+import math
 from collections.abc import Callable
 from datetime import datetime
 from functools import cached_property
@@ -105,6 +106,10 @@ class Cluster(NamedTuple):
     """Why this replica's last look at a machine failed, by the machine's name."""
     now: Callable[[], datetime]
     monotonic: Callable[[], float]
+    on_duty: Callable[[str], float]
+    """For how many seconds this replica has had a machine's shard and reached the cluster."""
+    knows: Callable[[str, str], bool]
+    """Whether etcd has a machine's provision of that name."""
     ended: Callable[[Provision], None]
     """Told of each result that this replica wrote."""
     note: Callable[[Note], None]
@@ -133,6 +138,8 @@ class ProvisionRun:
         self._unserved: set[str] = set()
         """Removed in this run, which proves that they never ran (`steps.removable`)."""
         self._confirmed: set[str] = set()
+        self._vouched_at = -math.inf
+        """When, by the monotonic clock, etcd was asked whether anything stands against arming."""
         self.written = 0
         """The revision of this run's last write to etcd, 0 if it made none."""
 
@@ -170,13 +177,31 @@ class ProvisionRun:
             asked=self._asked,
             others=() if is_armed else self._others(),
             confirmed=frozenset(self._confirmed),
-            hardware_ready=is_armed or hardware.ready(self._machine, netboot=True),
+            hardware_ready=is_armed or hardware.ready(self._machine, netboot_for=provision.name),
             hardware_known=is_armed or hardware.known(self._machine),
             secret_ready=self._secret_ready,
             template_ready=is_armed or self._is_template_ready(),
+            on_duty=self._cluster.on_duty(self._machine.name),
+            vouched=self._is_vouched(),
+            lost="" if is_armed else self._lost(),
             staged_for=self._staged_for(),
             now=self._cluster.now(),
         )
+
+    def _is_vouched(self) -> bool:
+        return self._cluster.monotonic() - self._vouched_at < self._cluster.limits.vouched
+
+    def _lost(self) -> str:
+        """Return what the cluster knows to have been asked for later, and etcd does not: etcd was put back (P2).
+
+        Names are ULIDs, which tell when they were made. By them alone a clock that is wrong would stop what is right.
+        """
+        hardware, mine = self._cluster.hardware.last_opened_for(self._machine), self._provision.name
+        named = {hardware, *(other.provision for other in self._others())}
+        last = self._observed.last_provision
+        known = {mine, last.name if last is not None else ""}
+        later = (name for name in named - known if name > mine and not self._cluster.knows(self._machine.name, name))
+        return max(later, default="")
 
     def _others(self) -> tuple[WorkflowView, ...]:
         found = self._cluster.twins.workflows_of(self._machine.name, self._machine.agent_id)
@@ -208,7 +233,7 @@ class ProvisionRun:
             case EnsureTemplate():
                 await self._ensure_template()
             case EnsureHardware():
-                await self._cluster.hardware.ensure(self._fence, self._machine, netboot=True)
+                await self._cluster.hardware.ensure(self._fence, self._machine, netboot_for=self._provision.name)
             case EnsureSecret():
                 await self._cluster.hardware.ensure_secret(self._fence, self._machine)
                 self._secret_ready = True
@@ -278,21 +303,24 @@ class ProvisionRun:
         self._tell("provision.staged")
 
     async def _record_arming(self, workflow: WorkflowView) -> None:
+        asked_at, now, former = self._cluster.monotonic(), self._cluster.now(), self._provision.arming
         arming = Arming(
             uid=workflow.uid,
             resource_version=workflow.resource_version,
             epoch=self._fence.epoch,
-            at=self._cluster.now(),
+            # How long the machine has had to begin does not start anew.
+            at=former.at if former is not None and former.uid == workflow.uid else now,
         )
         cluster = self._cluster
         ref = WorkflowRef(cluster=cluster.name, namespace=cluster.namespace, name=self._name, uid=workflow.uid)
-        provision = advanced(self._provision, arming.at, workflow=ref)
+        provision = advanced(self._provision, now, workflow=ref)
         # A lock is written to the machine, not to the provision: without this one could slip in between (P3).
         unlocked = Unchanged(keys.machine(self._machine.name), self._machine_revision)
         await self._put(msgspec.structs.replace(provision, arming=arming), unlocked)
+        self._vouched_at = asked_at
 
     async def _arm(self, workflow: WorkflowView) -> None:
-        if await self._patch(workflow, {"spec": {"disabled": False}}):
+        if await self._patch(workflow, {"spec": {"disabled": False}}, still=self._is_vouched):
             self._cluster.staged.pop(self._name, None)
             self._tell("provision.armed")
 
@@ -300,10 +328,18 @@ class ProvisionRun:
         if await self._patch(workflow, halting(workflow), subresource="status"):
             self._tell("provision.halted")
 
-    async def _patch(self, workflow: WorkflowView, body: dict[str, Any], *, subresource: str = "") -> bool:
+    async def _patch(
+        self,
+        workflow: WorkflowView,
+        body: dict[str, Any],
+        *,
+        subresource: str = "",
+        still: Callable[[], bool] = lambda: True,
+    ) -> bool:
         """Patch the very Workflow that the step was decided from; if it is another by now, look at it and say False."""
+        given = _as_seen(workflow)
         try:
-            obj = await self._fence.patch(self._ref, body, given=_as_seen(workflow), subresource=subresource)
+            obj = await self._fence.patch(self._ref, body, given=given, subresource=subresource, still=still)
         except (Conflict, NotFound):
             await self._ask()
             return False

@@ -2,8 +2,10 @@
 
 The promises P1 and P2 live here. A Workflow is created staged, which no agent is ever served; it is armed only after
 `arming` was recorded in a transaction that compared the claim and the provision; from that record on it may have run,
-so it is never created again. An end is reached only when the Workflow provably cannot run on: it ended itself, it was
-deleted under a precondition that shows that no agent was served, or it was halted.
+so it is never created again. What that transaction found out is believed for a moment only (`vouched`): whoever arms
+later, or after another replica's record, records it anew, so that no lock and no cancel is overtaken (P3). An end is
+reached only when the Workflow provably cannot run on: it ended itself, it was deleted under a precondition that shows
+that no agent was served, or it was halted.
 
 A cached Workflow may be old. Whatever is decided from it is carried out under its uid and resourceVersion; that a
 Workflow does *not* exist, that the machine did *not* begin in time, and that another one is in the way is believed only
@@ -24,6 +26,8 @@ from dragonfly.model.provision import Problem, Provision, ProvisionPhase
 class Limits(NamedTuple):
     """Dragonfly's own deadlines, in seconds: Tinkerbell has none for a Workflow that nobody fetches or that hangs."""
 
+    pending: float = 86_400
+    """From the request until the start: an intent that is older says nothing about what the machine is for by now."""
     prepare: float = 600
     """From the start until the Workflow is armed."""
     silence: float = 3600
@@ -32,9 +36,12 @@ class Limits(NamedTuple):
     """From arming until a Template or Hardware that Tinkerbell does not find counts as missing: its caches lag too. As
     long it gets before the arming to say whom a raw template is for."""
     grace: float = 120
-    """Beyond the template's global timeout, for the machine's last report."""
+    """Beyond the template's global timeout, for the machine's last report. As long every deadline waits for a replica
+    that has just come, or reaches the cluster again: that others were away fails no provision (P7)."""
     settle: float = 0.25
     """What Tinkerbell gets to take note of a staged Workflow, which changes its resourceVersion."""
+    vouched: float = 3
+    """From the look at etcd that arming is based on until it is sent, at the latest."""
     away: float = 5
     """Between two looks at whether a cluster that is away is reached again."""
 
@@ -65,6 +72,12 @@ class Seen(NamedTuple):
     secret_ready: bool
     """The machine's BMC needs no Secret, or the API server showed in this very run that it is as it should be."""
     template_ready: bool
+    on_duty: float
+    """Seconds for which this replica has had the shard and reached its cluster."""
+    vouched: bool
+    """etcd has said in this very run, just now, that nothing stands against arming."""
+    lost: str
+    """A later provision of this machine that the cluster bears witness to and etcd does not know; empty if none."""
     staged_for: float
     """Seconds since this replica first saw the staged Workflow; infinite if it did not."""
     now: datetime
@@ -207,6 +220,14 @@ def _begin(seen: Seen, limits: Limits) -> Step:
         return End("Cancelled", _cancelled(seen), {})
     if lock := seen.machine.spec.locked:
         return End("Failed", Problem("MachineLocked", f"{lock.by} locked the machine: {lock.reason}"), {})
+    if seen.lost:
+        return End("Failed", _history_lost(seen), {})
+    if seen.now >= seen.provision.metadata.created_at + timedelta(seconds=limits.pending):
+        message = (
+            f"Its cluster could not be reached within {limits.pending / 3600:.0f} h. Nothing was done; ask again if "
+            "the machine is still to be installed."
+        )
+        return End("TimedOut", Problem("NotStarted", message), {})
     # The deadline for preparing begins with the start, and is for what can be worked on.
     return Start() if seen.reachable else Wait(limits.away)
 
@@ -218,9 +239,9 @@ def _causes_to_stop(seen: Seen, limits: Limits) -> Iterator[Stop | AskForWorkflo
     if status.cancel is not None:
         yield Stop("Cancelled", _cancelled(seen))
     lock = seen.machine.spec.locked
-    if lock is not None and (seen.workflow is None or seen.workflow.staged):
+    if lock is not None and (seen.workflow is None or seen.workflow.staged or removable(seen.workflow)):
         yield Stop("Failed", Problem("MachineLocked", f"{lock.by} locked the machine: {lock.reason}"))
-    if _deadline(seen, limits) > seen.now or _has_just_begun(seen):
+    if _left(seen, limits) > 0 or _has_just_begun(seen):
         return
     if not seen.asked:
         yield AskForWorkflow()
@@ -246,6 +267,12 @@ def _runs(workflow: WorkflowView) -> bool:
     return workflow.state in {"RUNNING", "POST"}
 
 
+def _left(seen: Seen, limits: Limits) -> float:
+    """Seconds until the provision is out of time."""
+    left = (_deadline(seen, limits) - seen.now).total_seconds()
+    return max(left, limits.grace - seen.on_duty, 0.0)
+
+
 def _deadline(seen: Seen, limits: Limits) -> datetime:
     status, arming = seen.provision.status, seen.provision.arming
     if status.running_at is not None:
@@ -260,6 +287,10 @@ def _prepare(seen: Seen, limits: Limits) -> Step:
     if workflow is not None and workflow.provision != seen.provision.name:
         message = f"There is a Workflow {workflow.name} that is not this provision's. It was not touched."
         return Stop("Failed", Problem("ForeignWorkflow", message))
+    if seen.lost:
+        return Stop("Failed", _history_lost(seen))
+    if workflow is not None and workflow.terminal:
+        return RecordArming(workflow)  # it has run, and etcd has forgotten: nothing may boot for it any more
     for other in seen.others:
         if step := _clear(other, confirmed=other.uid in seen.confirmed):
             return step
@@ -306,7 +337,7 @@ def _follow(seen: Seen, limits: Limits) -> Step:
     if workflow is None or workflow.uid != arming.uid:
         return _gone(seen)
     if workflow.staged:
-        return _arm(workflow, arming.resource_version, asked=seen.asked)
+        return _arm(seen, workflow, arming.resource_version)
     if workflow.rendering_error and workflow.state == "":
         return _unrendered(seen, workflow, arming.at, limits)
     if workflow.terminal:
@@ -317,7 +348,7 @@ def _follow(seen: Seen, limits: Limits) -> Step:
     changes = _news(seen, workflow)
     if changes:
         return Record(changes)
-    return Wait(max((_deadline(seen, limits) - seen.now).total_seconds(), 0.0))
+    return Wait(_left(seen, limits))
 
 
 def _wrong_machine(seen: Seen, agent: str) -> Stop:
@@ -335,10 +366,20 @@ def _unrendered(seen: Seen, workflow: WorkflowView, armed_at: datetime, limits: 
     return Stop("Failed", Problem("TemplateRenderingFailed", workflow.rendering_error))
 
 
-def _arm(workflow: WorkflowView, recorded: str, *, asked: bool) -> Step:
-    if workflow.resource_version == recorded:
-        return Arm(workflow)
-    return RecordArming(workflow) if asked else AskForWorkflow()
+def _arm(seen: Seen, workflow: WorkflowView, recorded: str) -> Step:
+    if workflow.resource_version != recorded and not seen.asked:
+        return AskForWorkflow()
+    is_recorded = workflow.resource_version == recorded
+    return Arm(workflow) if is_recorded and seen.vouched else RecordArming(workflow)
+
+
+def _history_lost(seen: Seen) -> Problem:
+    """Etcd was put back to before something ran: what it still holds of that time is no fresh intent (P2)."""
+    message = (
+        f"Provision {seen.lost} was carried out on this machine after this one was asked for, and etcd does not know "
+        "it: etcd was restored from an earlier state. Nothing was done; ask again if the machine is to be installed."
+    )
+    return Problem("HistoryLost", message)
 
 
 def _gone(seen: Seen) -> Step:

@@ -66,6 +66,7 @@ class Twins:
         self._on_change = on_change
         self._clock = clock
         self._answered_at = float("-inf")
+        self._back_at = float("inf")
         self._silence = "the API server has not answered yet"
         self._by_machine: dict[str, set[str]] = {}
         self._jobs: dict[str, set[str]] = {}
@@ -86,6 +87,11 @@ class Twins:
     def reachable(self) -> bool:
         """Whether every copy has been made and is kept current, and the API server answered lately."""
         return not self.trouble
+
+    @property
+    def reached_for(self) -> float:
+        """Seconds since the API server answered for the first time, or again after it had been away."""
+        return self._clock() - self._back_at
 
     @property
     def trouble(self) -> str:
@@ -120,7 +126,10 @@ class Twins:
                 self._silence = error.message
                 _log.debug("cluster.silent", error=error.message)
             else:
-                self._answered_at = self._clock()
+                now = self._clock()
+                if now - self._answered_at >= _AWAY:
+                    self._back_at = now
+                self._answered_at = now
                 # The call that hangs next fails later than the cluster counts as unreachable.
                 self._silence = "the API server does not answer"
             await asyncio.sleep(_PROBE)

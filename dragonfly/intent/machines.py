@@ -1,6 +1,6 @@
 """Machines: create, replace, patch, delete, lock. Each is one transaction; the MACs are kept unique in the same one."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import msgspec
@@ -138,19 +138,25 @@ def delete(facts: Facts, name: str, match: Match, terms: Terms) -> Plan[Machine]
     return Plan(doomed, (put(doomed),), given)
 
 
-def force_delete(facts: Facts, name: str, match: Match) -> Plan[Forgotten]:
+def force_delete(facts: Facts, name: str, match: Match, is_reached: Callable[[str], bool]) -> Plan[Forgotten]:
     """Forget the machine at once, with what runs on it: the way out when its cluster is gone for good.
+
+    While a replica reaches the cluster, what runs must end first: nobody would look after an armed Workflow and open
+    netboot of a machine that is forgotten, and the machine would be wiped when it boots next (P2).
 
     What it leaves behind may be too much for one transaction. Then this removes the oldest of it and says `more`: carry
     it out again, without `match`, when the mirror has caught up.
 
     Raises:
         NotFound, Changed, MachineLocked: as they say. Not even force touches a locked machine (P3).
+        ProvisionActive, PowerBusy: something runs in a cluster that is reached.
     """
     machine = existing(facts, name)
     revision = facts.revision_of(keys.machine(name))
     match.check(_KIND, name, revision)
     check_unlocked(machine)
+    if is_reached(machine.spec.cluster):
+        check_idle(facts, name)
     active = Unchanged(keys.active(name), facts.revision_of(keys.active(name)))
     given = (Unchanged(keys.machine(name), revision), active)
     left = facts.keys_under(keys.provisions_of(name))

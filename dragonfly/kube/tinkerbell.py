@@ -86,8 +86,16 @@ class WorkflowView(NamedTuple):
         return sum(action.state == "Succeeded" for action in self.actions)
 
 
-def hardware(machine: Machine, namespace: str, *, netboot: bool, epoch: int) -> Object:
-    """Return the Hardware that `machine` should have. Only Dragonfly writes `allowPXE`: open while a provision runs."""
+def hardware(machine: Machine, namespace: str, *, netboot: bool, epoch: int, provision: str = "") -> Object:
+    """Return the Hardware that `machine` should have. Only Dragonfly writes `allowPXE`: open while a provision runs.
+
+    Args:
+        machine: what people want of it.
+        namespace: Tinkerbell's.
+        netboot: whether it may boot from the network.
+        epoch: that of the claim under which it is written.
+        provision: the last one for which it might: here it outlives an etcd that is put back to an earlier state.
+    """
     interfaces = [_hardware_interface(machine, interface, netboot) for interface in machine.spec.interfaces]
     spec: Object = {"agentID": machine.agent_id, "interfaces": interfaces}
     disks = [{"device": disk.device} for disk in machine.spec.disks if disk.device]
@@ -103,6 +111,8 @@ def hardware(machine: Machine, namespace: str, *, netboot: bool, epoch: int) -> 
         spec["bmcRef"] = {"apiGroup": BMC_MACHINE.group, "kind": BMC_MACHINE.kind, "name": machine.name}
     metadata = _metadata(machine.name, namespace, epoch, {MACHINE: machine.name})
     metadata["annotations"][SPEC] = fingerprint(spec)
+    if provision:
+        metadata["annotations"][PROVISION] = provision
     return {"apiVersion": HARDWARE.api_version, "kind": HARDWARE.kind, "metadata": metadata, "spec": spec}
 
 
@@ -202,6 +212,11 @@ def allows_netboot(hardware: Object) -> bool:
     """Whether a Hardware lets its machine boot from the network, by any interface."""
     interfaces = hardware.get("spec", {}).get("interfaces", ())
     return any(interface.get("netboot", {}).get("allowPXE") for interface in interfaces)
+
+
+def opened_for(hardware: Object) -> str:
+    """Return the last provision for which its machine might boot from the network; empty if there was none."""
+    return str(hardware["metadata"].get("annotations", {}).get(PROVISION, ""))
 
 
 def is_managed(obj: Object) -> bool:

@@ -23,6 +23,7 @@ from tests.simulation.etcd import EtcdServer
 from tests.simulation.history import BrokenPromise, History, Lazily, Violation
 from tests.simulation.loop import Process, SimLoop
 from tests.simulation.powercheck import PowerChecker, PowerExcuses
+from tests.simulation.replica import LIMITS
 from tests.simulation.rufio import Ran
 from tests.simulation.shadow import Shadow
 from tests.simulation.tinkerbell import BY as TINKERBELL
@@ -65,6 +66,10 @@ class Checker:
         but a look at the machine's record at the moment of the write could prevent that, and a create has no earlier
         epoch for a policy to compare; whoever swept it could not tell it from what is another swarm's."""
         self._looked_for: set[Ref] = set()
+        self._locked_at: dict[str, float] = {}
+        """When each machine that is locked was, as etcd has it."""
+        self._cancelled_at: dict[str, float] = {}
+        """When each provision that is cancelled was."""
         self.unowned_since: dict[ShardId, float] = {ShardId(LOCAL, shard): 0.0 for shard in range(shards)}
         self._installed: dict[str, InstalledOs | None] = {}
         self._claimed_by: dict[int, Process] = {}
@@ -114,6 +119,10 @@ class Checker:
             self._check_provision(record)
         elif isinstance(record, Machine):
             self.machines[record.name] = record
+            if record.spec.locked is None:
+                self._locked_at.pop(record.name, None)
+            else:
+                self._locked_at.setdefault(record.name, self._loop.time())
         elif isinstance(record, PowerRequest):
             self.power.recorded(record)
         elif isinstance(record, Observed):
@@ -133,6 +142,8 @@ class Checker:
         if new.arming is not None and (old is None or old.arming is None or old.arming != new.arming):
             self._check_arming_record(new, old, machine)
         self.provisions[new.name] = new
+        if new.status.cancel is not None:
+            self._cancelled_at.setdefault(new.name, self._loop.time())
         if new.ended:
             self._check_reason(new)
 
@@ -201,6 +212,19 @@ class Checker:
         if machine:
             shard = ShardId(LOCAL, shard_of(machine, self._shards))
             self._check_claim("P10", process, shard, f"sent {verb} of {ref}")
+        if verb == "arm":
+            self._check_arming_sent(process, ref, machine)
+
+    def _check_arming_sent(self, process: Process, ref: Ref, machine: str) -> None:
+        """P3: what etcd had when the arming was recorded is believed for a moment, not for as long as tries take."""
+        provision = next((name for name in self._cancelled_at if workflow_name(name) == ref.name), "")
+        stands = {
+            f"{machine} was locked": self._locked_at.get(machine),
+            f"{provision} was cancelled": self._cancelled_at.get(provision),
+        }
+        for words, since in stands.items():
+            if since is not None and (late := self._loop.time() - since) > LIMITS.vouched:
+                self.broken("P3", f"{process.name} sent the arming of {ref.name} {late:.3f} s after {words}")
 
     def written(self, write: Write) -> None:
         resource, _, name = write.key

@@ -8,7 +8,7 @@ from typing import Any
 
 from dragonfly.kube.errors import KubeError, ServerFailed, Throttled, Unreachable
 from dragonfly.kube.port import MAY_SEND, Listing, WatchEvent
-from dragonfly.kube.resources import Object, Ref, Resource
+from dragonfly.kube.resources import BMC_JOB, Object, Ref, Resource
 from tests.simulation.apiserver import ApiServer
 from tests.simulation.loop import TICK, Process
 from tests.simulation.wire import Lost, Wire
@@ -147,7 +147,7 @@ class KubeClient:
         return await self._write(lambda: self._server.apply(obj, force=force, dry_run=dry_run, by=self._process.name))
 
     async def patch(self, ref: Ref, body: Mapping[str, Any], *, subresource: str = "") -> Object:
-        await self._send("patch", ref)
+        await self._send("arm" if _arms(ref, body) else "patch", ref)
         return await self._write(lambda: self._server.patch(ref, body, subresource=subresource, by=self._process.name))
 
     async def delete(self, ref: Ref, *, uid: str = "", resource_version: str = "") -> None:
@@ -202,6 +202,14 @@ class KubeClient:
         return await self._streams.wire.request(
             self._process, "kube", execute, write=write, patience=PATIENCE, lost=error_of
         )
+
+
+def _arms(ref: Ref, body: Mapping[str, Any]) -> bool:
+    """Whether the patch lets a staged Workflow or Job run."""
+    spec = body.get("spec", {})
+    if ref.resource == BMC_JOB:
+        return "machineRef" in spec and "." not in spec["machineRef"]["name"]
+    return spec.get("disabled") is False
 
 
 def _error_of(lost: Lost, *, write: bool) -> KubeError:

@@ -44,6 +44,9 @@ LATE = Profile("late", Chances(late=0.08, slow=0.05), ("kill", "pause"), 2, Wish
 BLIND = Profile("blind", Chances(paused=0.1), ("pause",), 6, Wishes(repeats=1.0, edits=1.0), blinded=1.0)
 HANDS = Profile("hands", Chances(), ("delete workflow",), 3, Wishes(cancels=0.2, locks=0.0), odd=0.0)
 LOCKS = Profile("locks", Chances(slow=0.1), ("stall etcd",), 4, Wishes(locks=1.0))
+AGAIN = Profile(
+    "again", Chances(waits=0.4, slow=0.1), ("stall etcd", "stall etcd"), 6, Wishes(locks=1.0, powers=1.0), powered=1.0
+)
 CALM = Profile("calm", Chances(), (), 0, Wishes(locks=0.0))
 REPEATS = Profile("repeats", Chances(), (), 0, Wishes(cancels=1.0, locks=0.0, repeats=1.0), odd=0.0)
 LOST = Profile("lost", Chances(lost=0.1), (), 0)
@@ -95,7 +98,7 @@ def _write_without_version(patch: pytest.MonkeyPatch) -> None:
 
 
 def _send_however_late(patch: pytest.MonkeyPatch) -> None:
-    async def fenced(self: Any, write: Callable[[], Any]) -> Any:
+    async def fenced(self: Any, write: Callable[[], Any], _still: Any = None) -> Any:
         self.check()
         return await write()
 
@@ -103,7 +106,7 @@ def _send_however_late(patch: pytest.MonkeyPatch) -> None:
 
 
 def _look_before_waiting_only(patch: pytest.MonkeyPatch) -> None:
-    async def checked(self: Any, write: Callable[[], Any]) -> Any:
+    async def checked(self: Any, write: Callable[[], Any], _still: Any) -> Any:
         self.check()
         return await write()
 
@@ -123,6 +126,7 @@ def _arm_without_record(patch: pytest.MonkeyPatch) -> None:
             at=self._cluster.now(),
         )
         self._provision = msgspec.structs.replace(self._provision, arming=arming)
+        self._vouched_at = self._cluster.monotonic()
 
     patch.setattr(ProvisionRun, "_record_arming", record_arming)
 
@@ -134,6 +138,14 @@ def _arm_without_second_look(patch: pytest.MonkeyPatch) -> None:
         await put(self, provision)
 
     patch.setattr(ProvisionRun, "_put", put_alone)
+
+
+def _believe_an_old_record(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(ProvisionRun, "_is_vouched", lambda self: True)
+
+
+def _believe_an_old_record_of_a_job(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(PowerRun, "_is_vouched", lambda self: True)
 
 
 def _compute_claims(patch: pytest.MonkeyPatch) -> None:
@@ -211,6 +223,7 @@ def _arm_job_without_record(patch: pytest.MonkeyPatch) -> None:
             uid=job.uid, resource_version=job.resource_version, epoch=self._fence.epoch, at=self._place.now()
         )
         self._request = msgspec.structs.replace(self._request, phase="Running", arming=arming)
+        self._vouched_at = self._place.monotonic()
 
     patch.setattr(PowerRun, "_record_arming", record_arming)
 
@@ -263,7 +276,9 @@ def _installed_whatever_came_out(patch: pytest.MonkeyPatch) -> None:
 def _leave_netboot_open(patch: pytest.MonkeyPatch) -> None:
     ready = HardwareLoop.ready
     patch.setattr(
-        HardwareLoop, "ready", lambda self, machine, *, netboot: not netboot or ready(self, machine, netboot=True)
+        HardwareLoop,
+        "ready",
+        lambda self, machine, *, netboot_for: not netboot_for or ready(self, machine, netboot_for=netboot_for),
     )
 
 
@@ -361,6 +376,8 @@ MUTATIONS = (
     Mutation("an apply to where nothing was takes what is there", ("P4",), STOPPED, _apply_over_what_is_there),
     Mutation("arming is not recorded first", ("P1",), CALM, _arm_without_record),
     Mutation("arming does not compare the machine", ("P3",), LOCKS, _arm_without_second_look),
+    Mutation("arming goes by an old record", ("P3",), AGAIN, _believe_an_old_record),
+    Mutation("arming of a Job goes by an old record", ("P3",), AGAIN, _believe_an_old_record_of_a_job),
     Mutation("who owns a shard is computed, not recorded", ("P10", "P4"), KILLED, _compute_claims),
     Mutation("a write waits for its turn beyond the lease", ("P10",), SLOW, _send_however_late),
     Mutation("a write is not looked at again when it is sent", ("P10",), SLOW, _look_before_waiting_only),

@@ -9,6 +9,7 @@ import pytest
 
 from dragonfly.intent.machines import MacHolder, password_place
 from dragonfly.model.machine import InstalledOs, Machine, Observed
+from dragonfly.model.swarm import Member
 from dragonfly.store import keys, records
 from dragonfly.store.values import Delete, Put
 from tests.unit.api.replicas import (
@@ -331,6 +332,21 @@ async def test_force_forgets_a_machine_with_all_that_is_of_it(replica: Replica) 
     assert left == ["machines/m-2", "templates/ubuntu", f"unique/mac/{mac(2)}"]
     problem_of(await replica.http.get(f"{MACHINES}/m-1"), 404, "not-found")
     assert (await replica.get("/api/v1/provisions"))["total"] == 0
+
+
+async def test_force_waits_for_what_runs_in_a_cluster_that_is_reached(replica: Replica) -> None:
+    """P2: nobody would look after the armed Workflow and the open netboot of a machine that is forgotten."""
+    await replica.machine("m-1", mac(1))
+    await replica.template()
+    provision = await replica.provision("m-1")
+    member = Member(id="a", version="1", address="a", started=replica.clock.now(), clusters=("local",))
+    await replica.store.commit(Put(keys.member("a"), records.encode(member)))
+
+    refused = await replica.http.delete(f"{MACHINES}/m-1?force=true", headers=ANY)
+    problem_of(refused, 409, "provision-active")
+    await replica.post(f"/api/v1/provisions/{provision['metadata']['name']}/cancel", {}, 202)
+
+    assert (await replica.http.delete(f"{MACHINES}/m-1?force=true", headers=ANY)).status_code == 204
 
 
 async def test_a_force_that_is_neither_true_nor_false_is_told(replica: Replica) -> None:

@@ -70,7 +70,8 @@ class KubeModel:
         if held is None:
             return self._made("apply", ref, obj)
         _check(ref, held, obj["metadata"].get("uid", ""), obj["metadata"].get("resourceVersion", ""))
-        changed = {**held, "metadata": _merged(held["metadata"], _without_preconditions(obj["metadata"]))}
+        kept = _without_what_was_applied(held["metadata"], obj["metadata"])
+        changed = {**held, "metadata": _merged(kept, _without_preconditions(obj["metadata"]))}
         changed |= {key: value for key, value in obj.items() if key != "metadata"}
         self._admit(ref, held, changed)
         return self._store("apply", ref, changed, obj)
@@ -265,6 +266,14 @@ def _merged(held: Any, change: Any) -> Any:
         else:
             merged[key] = _merged(merged.get(key), value)
     return merged
+
+
+def _without_what_was_applied(held: Object, applied: Object) -> Object:
+    """Server-side apply takes away what its manager no longer says; of annotations, Dragonfly's have its name."""
+    said = applied.get("annotations", {})
+    annotations = held.get("annotations", {})
+    kept = {key: value for key, value in annotations.items() if key in said or not key.startswith("dragonfly.io/")}
+    return {**held, "annotations": kept}
 
 
 def _without_preconditions(metadata: Mapping[str, Any]) -> Object:

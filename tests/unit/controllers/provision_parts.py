@@ -33,6 +33,7 @@ class Mutation(NamedTuple):
     ignore_lock: bool = False
     end_without_halting: bool = False
     delete_what_runs: bool = False
+    arm_on_an_old_record: bool = False
 
 
 class Record(NamedTuple):
@@ -86,5 +87,8 @@ class Replica:
         self.workflow: Workflow | None = None
         self.asked = False
         self.staged_at: datetime | None = None
+        self.vouched_at: datetime | None = None
+        """When its present look recorded the arming."""
+        self.on_duty_since = START
         self.decided: Step | None = None
         self.hardware = False

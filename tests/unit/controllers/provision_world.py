@@ -27,7 +27,7 @@ from dragonfly.model.provision import (
     ended,
 )
 from dragonfly.model.values import Metadata
-from tests.unit.controllers.provision_judge import judge_arming, judge_result, judge_serving
+from tests.unit.controllers.provision_judge import judge_armed, judge_arming, judge_result, judge_serving
 from tests.unit.controllers.provision_parts import (
     ACTIONS,
     AGENT,
@@ -95,6 +95,7 @@ class World:
         replica.record = self.records[replica.mirror]
         replica.workflow = self.workflows[replica.cache]
         replica.asked, replica.decided, replica.staged_at, replica.hardware = False, None, None, False
+        replica.vouched_at = None
         return True
 
     def decide(self, name: str) -> bool:
@@ -137,6 +138,7 @@ class World:
         self.owner, self.epoch = name, self.epoch + 1
         replica = self.replicas[name]
         replica.epoch, replica.record, replica.decided = self.epoch, None, None
+        replica.on_duty_since = self.now
         # Its own claim comes to it by the mirror, and so does all that was written before.
         replica.mirror = len(self.records) - 1
         self.log.append(f"{name} claims")
@@ -270,9 +272,17 @@ class World:
             hardware_known=True,
             secret_ready=True,
             template_ready=True,
+            on_duty=(self.now - replica.on_duty_since).total_seconds(),
+            vouched=self._is_vouched(replica),
+            lost="",
             staged_for=since,
             now=self.now,
         )
+
+    def _is_vouched(self, replica: Replica) -> bool:
+        if self.mutation.arm_on_an_old_record:
+            return True
+        return replica.vouched_at is not None and self.now < replica.vouched_at + timedelta(seconds=LIMITS.vouched)
 
     def _ends_too_soon(self, view: WorkflowView) -> bool:
         return self.mutation.end_without_halting or (self.mutation.halt_by_state_alone and view.terminal)
@@ -292,9 +302,10 @@ class World:
                 return self._create(replica)
             case steps.RecordArming(view):
                 arming = Arming(uid=view.uid, resource_version=view.resource_version, epoch=replica.epoch, at=self.now)
+                replica.vouched_at = self.now
                 return self._commit(replica, msgspec.structs.replace(provision, arming=arming), arming=view)
             case steps.Arm(view):
-                self._arm(replica, view)
+                return self._arm(replica, view)
             case steps.HaltWorkflow(view):
                 self._halt(replica, view)
             case steps.RemoveWorkflow(view):
@@ -356,7 +367,9 @@ class World:
             return workflow is not None
         return (str(workflow.uid), str(workflow.version)) == (view.uid, view.resource_version)
 
-    def _arm(self, replica: Replica, view: WorkflowView) -> None:
+    def _arm(self, replica: Replica, view: WorkflowView) -> bool:
+        if not (self._is_vouched(replica) or self.mutation.arm_unrecorded):
+            return False  # too late: what etcd said is not believed any more
         if self.workflow is not None and self._is_as_seen(view):
             self.armed.append(self.workflow.uid)
             if len(self.armed) > 1:
@@ -364,8 +377,10 @@ class World:
             arming = self.provision.arming
             if arming is None or arming.uid != str(self.workflow.uid):
                 raise Broken("P1: armed what was not recorded")
+            judge_armed(self.record, self.now)
             self._write(self.workflow, disabled=False)
         self._ask(replica)
+        return True
 
     def _halt(self, replica: Replica, view: WorkflowView) -> None:
         if self.workflow is not None and self._is_as_seen(view):

@@ -168,7 +168,8 @@ class Site:
         return workflow is not None and not workflow["spec"]["disabled"]
 
     def armings(self) -> int:
-        return sum(call.body.get("spec", {}).get("disabled") is False for call in self.kube.calls)
+        patches = (call.body for call in self.kube.calls if call.verb == "patch")
+        return sum(body.get("spec", {}).get("disabled") is False for body in patches)
 
     def machine(self) -> Machine:
         return _decoded(self.store, keys.machine(MACHINE), Machine)

@@ -50,6 +50,7 @@ def step(request: PowerRequest, job: JobView | None, *, after: float = 1, **chan
         bmc_known=True,
         job=job,
         asked=False,
+        vouched=True,
         withdrawn=False,
         failure=None,
         rejected="",
@@ -68,6 +69,11 @@ def test_it_is_created_recorded_and_armed_in_this_order() -> None:
     assert step(REQUEST, STAGED) == RecordJobArming(STAGED)
     assert step(RUNNING, STAGED) == ArmJob(STAGED)
     assert step(RUNNING, ARMED, after=50) == Pause(150)
+
+
+def test_on_what_was_recorded_earlier_nothing_is_armed() -> None:
+    """P3: a lock may have come since; the new record compares."""
+    assert step(RUNNING, STAGED, vouched=False) == RecordJobArming(STAGED)
 
 
 def test_a_job_is_armed_only_as_it_was_recorded() -> None:

@@ -235,6 +235,31 @@ class TestRefused:
 
         run(story)
 
+    def test_a_lock_between_two_tries_to_arm_holds(self) -> None:
+        """P3: the arming is recorded, the patch fails, and the view of etcd stands still from then on."""
+
+        async def story(site: Site) -> None:
+            rufio = rufio_of(site)
+            await site.add_machine(bmc=BMC)
+            async with site.running():
+                await site.settled()
+                site.kube.faults["patch"] = [ServerFailed("etcd is slow", maybe_done=False)]
+                gate = site.kube.gate("patch")
+                await ask(site)
+                await site.until(lambda: "patch" in site.kube.waiting, 5)
+                site.watch.hold()
+                await site.lock()
+                gate.set()
+                await site.settled(20)
+                site.watch.go_on()
+                rufio.reconcile()
+                await site.until(lambda: request_of(site) is None, 60)
+
+            assert result_of(site).reason == "MachineLocked"
+            assert rufio.ran == []
+
+        run(story)
+
     def test_nothing_that_would_kill_an_installation_begins_during_one(self) -> None:
         async def story(site: Site) -> None:
             await site.add_machine(bmc=BMC)

@@ -147,6 +147,7 @@ def test_after_an_undisturbed_run_nothing_is_left_to_do() -> None:
         ("ignore_lock", "locked machine"),
         ("end_without_halting", "served after"),
         ("delete_what_runs", "deletes a Workflow"),
+        ("arm_on_an_old_record", "locked for long"),
     ],
 )
 def test_the_checker_finds_what_is_wrong_on_purpose(mutation: str, broken: str) -> None:

@@ -102,6 +102,9 @@ def seen(of: Provision, **changes: Any) -> Seen:
         "hardware_known": True,
         "secret_ready": True,
         "template_ready": True,
+        "on_duty": float("inf"),
+        "vouched": True,
+        "lost": "",
         "staged_for": 1.0,
         "now": NOW,
     }
@@ -139,6 +142,25 @@ class TestBegin:
         assert step(provision("Pending"), reachable=False) == Wait(LIMITS.away)
         assert isinstance(step(provision("Pending", status={"cancel": CANCEL}), reachable=False), End)
         assert reason(step(provision("Pending"), reachable=False, machine=LOCKED)) == "MachineLocked"
+
+    @pytest.mark.parametrize("reachable", [True, False])
+    def test_an_intent_that_is_a_day_old_is_not_begun(self, reachable: bool) -> None:
+        """Whatever the machine is for by now, nobody has asked for this since yesterday (P2)."""
+        before = NOW + timedelta(seconds=LIMITS.pending - 1)
+        then = NOW + timedelta(seconds=LIMITS.pending)
+
+        assert step(provision("Pending"), now=before) == Start()
+        end = step(provision("Pending"), now=then, reachable=reachable)
+        assert isinstance(end, End)
+        assert (end.phase, reason(end)) == ("TimedOut", "NotStarted")
+
+    def test_what_a_later_one_has_overtaken_is_not_begun(self) -> None:
+        """P2: etcd was put back to before that."""
+        end = step(provision("Pending"), lost="p-2")
+
+        assert isinstance(end, End)
+        assert (end.phase, reason(end)) == ("Failed", "HistoryLost")
+        assert "p-2" in (end.error.message if end.error else "")
 
     @pytest.mark.parametrize("phase", ["Succeeded", "Failed", "TimedOut", "Cancelled"])
     def test_after_an_end_nothing_is_done(self, phase: str) -> None:
@@ -190,6 +212,21 @@ class TestPrepare:
 
     def test_what_was_armed_by_hand_is_followed(self) -> None:
         assert step(provision(), workflow=running()) == RecordArming(running())
+
+    @pytest.mark.parametrize("state", ["SUCCESS", "FAILED", "TIMEOUT"])
+    def test_of_one_that_has_ended_before_etcd_knew_netboot_stays_closed(self, state: str) -> None:
+        """etcd was put back to before it was armed (P2)."""
+        over = running(state=state)
+
+        assert step(provision(), workflow=over, hardware_ready=False, template_ready=False) == RecordArming(over)
+
+    def test_what_a_later_one_has_overtaken_goes_no_further(self) -> None:
+        other = running(name="df-p-2", uid="u-2", provision="p-2", state="SUCCESS")
+
+        stop = step(provision(), workflow=STAGED, others=(other,), lost="p-2")
+
+        assert isinstance(stop, Stop)
+        assert (stop.phase, reason(stop)) == ("Failed", "HistoryLost")
 
     def test_a_workflow_of_somebody_else_under_its_name_is_not_touched(self) -> None:
         found = step(provision(), workflow=STAGED._replace(provision=""))
@@ -245,6 +282,10 @@ class TestArm:
     def test_the_recorded_one_is_armed(self) -> None:
         assert step(provision(arming=ARMING), workflow=STAGED) == Arm(STAGED)
 
+    def test_on_what_was_recorded_earlier_nothing_is_armed(self) -> None:
+        """P3: a lock may have come since, and this replica's view may be behind; the new record compares."""
+        assert step(provision(arming=ARMING), workflow=STAGED, vouched=False) == RecordArming(STAGED)
+
     def test_one_that_changed_since_is_asked_for_then_recorded_anew(self) -> None:
         changed = STAGED._replace(resource_version="8")
 
@@ -267,6 +308,15 @@ class TestArm:
     def test_a_lock_stops_it_while_it_is_staged(self) -> None:
         assert reason(step(provision(arming=ARMING), workflow=STAGED, machine=LOCKED)) == "MachineLocked"
         assert reason(step(provision(), machine=LOCKED)) == "MachineLocked"
+
+    @pytest.mark.parametrize("state", ["", "PREPARING", "PENDING"])
+    def test_a_lock_stops_an_armed_one_that_the_machine_has_not_begun(self, state: str) -> None:
+        """P3: or the machine would be wiped when it is switched on, locked as it is."""
+        armed = workflow(state=state)
+
+        assert reason(step(provision(arming=ARMING), workflow=armed, machine=LOCKED)) == "MachineLocked"
+        stopping = Stopping(phase="Failed", error=Problem("MachineLocked", ""))
+        assert step(provision(arming=ARMING, stopping=stopping), workflow=armed) == RemoveWorkflow(armed)
 
     def test_a_lock_does_not_stop_what_runs(self) -> None:
         assert isinstance(step(provision(arming=ARMING), workflow=running(), machine=LOCKED), Record)
@@ -384,6 +434,28 @@ class TestDeadlines:
         stop = step(of, workflow=found, asked=True, now=then)
         assert isinstance(stop, Stop)
         assert (stop.phase, reason(stop)) == ("TimedOut", why)
+
+    @pytest.mark.parametrize(
+        ("arming", "running_at", "found"),
+        [(None, None, None), (ARMING, None, workflow(state="PENDING")), (ARMING, NOW, running())],
+    )
+    def test_a_replica_that_has_just_come_gives_it_time(
+        self, arming: Arming | None, running_at: datetime | None, found: WorkflowView | None
+    ) -> None:
+        """P7: all were away, or the cluster was; that fails nothing."""
+        phase = "Running" if running_at else "Starting"
+        of = provision(phase, arming=arming, status={"running_at": running_at})
+        later = NOW + timedelta(hours=9)
+
+        first = step(of, workflow=found, asked=True, now=later, on_duty=1.0)
+        assert not isinstance(first, Stop)
+        assert isinstance(step(of, workflow=found, asked=True, now=later, on_duty=LIMITS.grace), Stop)
+
+    def test_who_has_just_come_waits_as_long_as_it_takes(self) -> None:
+        pending = workflow(state="PENDING")
+        later = NOW + timedelta(hours=9)
+
+        assert step(provision(arming=ARMING), workflow=pending, asked=True, now=later, on_duty=100.0) == Wait(20.0)
 
     def test_what_was_not_prepared_says_what_went_wrong_last(self) -> None:
         late = NOW + timedelta(seconds=600)
