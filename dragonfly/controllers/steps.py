@@ -33,8 +33,10 @@ class Limits(NamedTuple):
     silence: float = 3600
     """From arming until the machine begins."""
     render: float = 10
-    """From arming until a Template or Hardware that Tinkerbell does not find counts as missing: its caches lag too. As
-    long it gets before the arming to say whom a raw template is for."""
+    """What Tinkerbell gets, before the arming, to say whom a raw template is for."""
+    missing: float = 120
+    """From arming until a Template or Hardware that Tinkerbell does not find counts as missing. Dragonfly made both;
+    Tinkerbell's caches wait up to 60 s for their next try after an outage of the API server (client-go)."""
     grace: float = 120
     """Beyond the template's global timeout, for the machine's last report. As long every deadline waits for a replica
     that has just come, or reaches the cluster again: that others were away fails no provision (P7)."""
@@ -360,7 +362,7 @@ def _wrong_machine(seen: Seen, agent: str) -> Stop:
 def _unrendered(seen: Seen, workflow: WorkflowView, armed_at: datetime, limits: Limits) -> Step:
     # Tinkerbell's words for what its cache does not show (processWorkflow); it tries again by itself.
     passing = workflow.rendering_error.startswith(("template not found", "hardware not found"))
-    left = limits.render - (seen.now - armed_at).total_seconds()
+    left = limits.missing - (seen.now - armed_at).total_seconds()
     if passing and left > 0:
         return Wait(left)
     return Stop("Failed", Problem("TemplateRenderingFailed", workflow.rendering_error))

@@ -84,7 +84,7 @@ class EtcdSite(WitnessedSite):
     def judged(self) -> Evidence:
         """Wait until everything that was accepted has ended, and check every promise on all that happened so far."""
         assert self._agents_of_all is not None
-        all_ended(self, len(self.asked), within=90)
+        all_ended(self, len(self.asked), within=200)
         ends = predicted(_BEHAVIOUR, self._fleet)
         expected = {provision: {ends[machine]} for machine, provision in self.asked.items()}
         return self.verdict(expected, self._agents_of_all.trace(), within=30)

@@ -99,7 +99,7 @@ def story(start_witnessed: StartWitnessed) -> Iterator[Story]:
         blows = Blows(site, witness)
         with site.agents(machines, BEHAVIOUR) as agents, site.readers():
             asked = _asked_in_waves(site, blows.all(), machines, template)
-            all_ended(site, len(machines), within=150)
+            all_ended(site, len(machines), within=300)
         fates = predicted(BEHAVIOUR, machines)
         expected = {asked[machine.name]: {fates[machine.name]} for machine in machines}
         # A kube-apiserver that is killed has no time to log what it was doing.

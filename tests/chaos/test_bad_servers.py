@@ -101,7 +101,7 @@ def story(
         machines = site.machines(MACHINES)
         with site.agents(machines, BEHAVIOUR) as agents, site.readers():
             asked = _asked_in_waves(site, trouble.blow, machines, template)
-            all_ended(site, len(machines), within=200)
+            all_ended(site, len(machines), within=300)
         fates = predicted(BEHAVIOUR, machines)
         expected = {asked[machine.name]: {fates[machine.name]} for machine in machines}
         evidence = site.verdict(expected, agents.trace(), held=proxy.delayed)

@@ -74,7 +74,7 @@ def story(turns: list[list[Turn]], control_plane: ControlPlane, start_witnessed:
                     restart = restarting.submit(restarted, site, operator, turn)
                     asked |= ask(site, machines[number :: len(order)], template)
                     versions.append(restart.result())
-            all_ended(site, MACHINES, within=120)
+            all_ended(site, MACHINES, within=300)
         evidence = site.verdict({name: {Outcome("Succeeded")} for name in asked.values()}, agents.trace())
         ran_once = starts(agents.trace()) == expected_starts(BEHAVIOUR, machines, asked)
         failed = [request for request in site.history.requests if not request.ok]

@@ -391,5 +391,5 @@ def _owners(site: WitnessedSite) -> set[str]:
 
 def _stop_when_caught(victim: Replica, held: Sequence[Held]) -> None:
     for request in held:
-        assert request.reached.wait(25), f"{victim.id} never came so far"
+        assert request.reached.wait(90), f"{victim.id} never came so far"
     victim.service.signal(SIGSTOP)

@@ -66,6 +66,9 @@ def _the_fence_passes_on(site: Site) -> None:
     site.swarm.kill(former["owner"], Signals.SIGKILL)
     eventually("the shard has passed on", lambda: first_claim(site).get("epoch", 0) > former["epoch"], within=30)
     eventually("its fence is told again", lambda: policy(site).get("installed"), within=30)
+    # One that comes back after the restore has seen nothing of the former history, and has nothing to tell of it.
+    for replica in site.swarm.replicas:
+        eventually_equal(partial(etcd_state, replica.url), "ok", within=60)
 
 
 def _those_that_run_on_do_nothing(site: Site) -> None:

@@ -42,7 +42,7 @@ def story(start_site: StartSite) -> Iterator[Story]:
         machines = site.machines(100)
         with site.agents(machines, BEHAVIOUR) as agents:
             asked = ask(site, machines, template)
-            ended = all_ended(site, len(machines), within=150)
+            ended = all_ended(site, len(machines), within=300)
         yield Story(site, machines, asked, ended, agents.trace())
 
 

@@ -118,7 +118,7 @@ def test_it_drives_its_shards_while_the_replica_that_it_goes_through_is_killed(j
         through = eventually("its watch goes through one", lambda: _one_of(joined.relays()), within=PATIENCE)
         site.swarm.kill(through, SIGKILL)
         asked |= ask(site, machines[12:], "two-actions")
-        ended = all_ended(site, len(machines), within=120)
+        ended = all_ended(site, len(machines), within=300)
         driven = _owned_by_remote(joined, machines)
 
     assert {item["status"]["phase"] for item in ended.values()} == {"Succeeded"}

@@ -203,7 +203,7 @@ def test_it_drives_shards_and_outlives_the_pod_that_it_goes_through(site: Site, 
         site.swarm.kill("a", SIGKILL)
         pods.ready({"b"})
         asked |= ask(site, machines[6:], "two-actions")
-        ended = all_ended(site, len(machines), within=120)
+        ended = all_ended(site, len(machines), within=300)
 
     assert {item["status"]["phase"] for item in ended.values()} == {"Succeeded"}
     assert others_than_once(site.audit(), asked.values()) == {}

@@ -125,7 +125,7 @@ def story(request: pytest.FixtureRequest, start_site: StartSite) -> Iterator[Sto
         hits = Hits(site, seed=disturbance.behaviour.seed)
         with site.agents(machines, disturbance.behaviour) as agents:
             asked = _asked_in_waves(hits, disturbance, machines, template)
-            ended = all_ended(site, len(machines), within=120)
+            ended = all_ended(site, len(machines), within=300)
         yield Story(site, disturbance, hits.count, machines, asked, ended, agents.trace(), site.api.repeats)
 
 

@@ -405,11 +405,11 @@ class TestFollow:
         assert found.error == Problem("TemplateRenderingFailed", "error rendering template: unclosed action")
 
     @pytest.mark.parametrize("words", ["template not found", "hardware not found: x"])
-    def test_what_tinkerbells_cache_does_not_show_yet_gets_some_seconds(self, words: str) -> None:
+    def test_what_tinkerbells_cache_does_not_show_yet_gets_some_time(self, words: str) -> None:
         missing = workflow(rendering_error=words)
 
-        assert step(provision(arming=ARMING), workflow=missing, now=NOW + timedelta(seconds=4)) == Wait(6.0)
-        late = step(provision(arming=ARMING), workflow=missing, now=NOW + timedelta(seconds=10))
+        assert step(provision(arming=ARMING), workflow=missing, now=NOW + timedelta(seconds=4)) == Wait(116.0)
+        late = step(provision(arming=ARMING), workflow=missing, now=NOW + timedelta(seconds=120))
         assert reason(late) == "TemplateRenderingFailed"
 
 
