@@ -97,6 +97,41 @@ def test_an_armed_provision_of_a_silent_machine_that_is_cancelled_starts_nothing
     assert {name for name, _ in _started(agents, machine)} == {afterwards}
 
 
+def test_a_lock_disarms_a_machine_that_has_not_begun(site: Site, machine: Machine) -> None:
+    """P3: or it would be wiped, locked as it is, when it is switched on."""
+    provision = site.provision(machine, TEMPLATE)
+    eventually("it is armed", lambda: site.audit().armings(workflow(provision)), within=20)
+
+    site.api.post(f"machines/{machine.name}/lock", {"reason": "holds the only copy"})
+
+    eventually_equal(lambda: site.phase(provision), "Failed", within=10)
+    assert site.status(provision)["error"]["reason"] == "MachineLocked"
+    assert workflow(provision) not in site.workflows()
+    eventually_equal(lambda: site.netboot()[machine.name], [False], within=10)
+    site.api.post(f"machines/{machine.name}/unlock")
+    with site.agents([machine], QUICK) as agents:
+        afterwards = _provisioned(site, machine)
+    assert {name for name, _ in _started(agents, machine)} == {afterwards}
+
+
+def test_the_hardware_bears_witness_to_the_last_provision_through_every_later_write(
+    site: Site, machine: Machine
+) -> None:
+    """P2: what an etcd that is put back does not know any more."""
+    with site.agents([machine], QUICK):
+        _provisioned(site, machine)
+        last = _provisioned(site, machine)
+    eventually_equal(lambda: site.netboot()[machine.name], [False], within=10)
+    patch = {"spec": {"hostname": "renamed"}}
+    site.api.patiently("PATCH", f"machines/{machine.name}", patch, headers={"If-Match": "*"})
+
+    def hostname() -> str:
+        return str(site.hardware()[machine.name]["spec"]["metadata"]["instance"]["hostname"])
+
+    eventually_equal(hostname, "renamed", within=10)
+    assert site.hardware()[machine.name]["metadata"]["annotations"]["dragonfly.io/provision"] == last
+
+
 def test_a_running_provision_that_is_cancelled_starts_no_further_action(site: Site, machine: Machine) -> None:
     with site.agents([machine], SLOW) as agents:
         provision = site.provision(machine, TEMPLATE)
