@@ -203,19 +203,22 @@ class Delivery:
             _log.error("webhook.bug", webhook=self._webhook.name, exc_info=error)
 
     async def _attempt(self, attempt: Attempt) -> None:
-        outbox, means = self._outbox, self._means
-        body, delivery = body_of(attempt.message), delivery_of(self._webhook.name, attempt.message)
+        outbox, means, message = self._outbox, self._means, attempt.message
+        delivery = delivery_of(self._webhook.name, message)
         try:
-            verdict = await self._send(attempt.message.seen.type, delivery, body)
+            verdict = await self._send(message.seen.type, delivery, body_of(message))
         except NotOwner:
             outbox.put_back(attempt.lane)
             return
+        except Exception as error:  # a failed attempt is told and tried again; a lane must not hang for ever
+            _log.exception("webhook.bug", webhook=self._webhook.name, delivery=delivery)
+            verdict = Verdict(0.0, error=f"cannot be sent: {type(error).__name__}")
         if outbox is not self._outbox:
             return
         self._note(verdict)
         if not verdict.error:
             outbox.delivered(attempt.lane)
-        elif not outbox.is_hopeless(attempt.lane, means.now()) or not await self._bury(attempt, body, verdict):
+        elif not outbox.is_hopeless(attempt.lane, means.now()) or not await self._bury(attempt, verdict):
             outbox.failed(
                 attempt.lane, now=means.clock(), at=means.now(), chance=means.chance(), wish=verdict.retry_after
             )
@@ -259,7 +262,7 @@ class Delivery:
             more = self._state.delivered + 1
             self._state = msgspec.structs.replace(self._state, last_attempt=now, last_success=now, delivered=more)
 
-    async def _bury(self, attempt: Attempt, body: bytes, verdict: Verdict) -> bool:
+    async def _bury(self, attempt: Attempt, verdict: Verdict) -> bool:
         """Give a change up and keep it as a dead letter; whether that is in etcd."""
         since, attempts = self._outbox.trouble(attempt.lane)
         now, seen = self._means.now(), attempt.message.seen
@@ -268,7 +271,7 @@ class Delivery:
             id=delivery_of(self._webhook.name, attempt.message),
             event=seen.type,
             revision=seen.revision,
-            body=body.decode(),
+            body=body_of(attempt.message).decode(),
             attempts=attempts + 1,
             failed_since=since or now,
             given_up_at=now,

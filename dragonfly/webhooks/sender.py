@@ -17,11 +17,14 @@ from typing import Any, Final, NamedTuple, Self
 from urllib.parse import urlsplit
 
 import aiohttp
+import structlog
 
 from dragonfly.settings import Network
 from dragonfly.webhooks.addresses import refusal
 from dragonfly.webhooks.resolver import Resolver
 from dragonfly.webhooks.signature import HEADER, signature
+
+_log = structlog.get_logger(__name__)
 
 _DEADLINE: Final = 10.0
 
@@ -125,6 +128,9 @@ class Sender:
             verdict = Verdict(0.0, error=f"no answer within {self._deadline:g} s")
         except (aiohttp.ClientError, OSError, ValueError) as error:
             verdict = Verdict(0.0, error=_words(error))
+        except Exception as error:  # a bug here must not look like a receiver that has not answered yet
+            _log.exception("webhook.bug")
+            verdict = Verdict(0.0, error=_words(error))
         return verdict._replace(seconds=round(time.monotonic() - began, 3))
 
     async def _post(self, letter: Letter, at: datetime) -> Verdict:
@@ -175,7 +181,7 @@ def _seconds(text: str) -> float:
         return float(text)
     try:
         at = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):  # the latter for a year that C has no number for
         return 0.0
     at = at if at.tzinfo is not None else at.replace(tzinfo=UTC)
     return max(0.0, (at - datetime.now(UTC)).total_seconds())

@@ -283,6 +283,24 @@ async def test_a_change_too_large_to_be_kept_is_given_up_without_its_body_and_it
     assert msgspec.json.decode(letter.body) == told
 
 
+async def test_a_bug_is_a_failure_that_is_told_and_tried_again(world: World) -> None:
+    """Were it not, its lane would count as under way for ever, and eight of them end the webhook without a word."""
+    await world.replica("a")
+    await world.webhook()
+
+    def broken_at_first(letter: Letter) -> Verdict:
+        if world.told().count(letter.delivery) == 1:
+            raise OverflowError
+        return _GOOD
+
+    world.answer = broken_at_first
+    changes = [await world.machine(f"m-{number}") for number in range(9)]
+    await until(lambda: world.saved().delivered == 9, "all are delivered")
+
+    assert sorted(world.told()) == sorted(2 * changes)
+    assert world.saved().last_error == "cannot be sent: OverflowError"
+
+
 async def test_what_is_left_of_a_deleted_webhook_is_swept_and_a_new_one_begins_anew(world: World) -> None:
     await world.replica("a")
     await world.webhook()

@@ -129,7 +129,13 @@ async def test_a_redirect_is_not_followed(receiver: StartReceiver) -> None:
 
 
 async def test_retry_after_is_read_and_nonsense_is_passed_over(receiver: StartReceiver) -> None:
-    for text, seconds in (("120", 120.0), ("Fri, 31 Dec 1999 23:59:59 GMT", 0.0), ("soon", 0.0), ("-5", 0.0)):
+    for text, seconds in (
+        ("120", 120.0),
+        ("Fri, 31 Dec 1999 23:59:59 GMT", 0.0),
+        ("Thu, 01 Jan 99999999999 00:00:00 GMT", 0.0),
+        ("soon", 0.0),
+        ("-5", 0.0),
+    ):
         there = await receiver(answered("503 Busy", b"", f"Retry-After: {text}"))
         assert (await send(f"http://127.0.0.1:{there.port}/")).retry_after == seconds
 
