@@ -10,11 +10,12 @@ their `after`. So whoever begins anew from it sends everything that was not deli
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
+from dragonfly.feed.shown import Ref
 from dragonfly.feed.view import Seen, net
 from dragonfly.model.webhook import Stuck
 
@@ -59,6 +60,8 @@ class Message(NamedTuple):
     seen: Seen
     gap: bool = False
     """Changes of the same object before it were left out: it waited too long behind others."""
+    fleeting: bool = False
+    """A deletion whose creation was left out as well: to the receiver the object was not there before either."""
 
 
 class Attempt(NamedTuple):
@@ -250,9 +253,22 @@ def _shorten(lane: _Lane) -> None:
     lane.messages = deque([first, *_net(others)])
 
 
-def _net(messages: Sequence[Message]) -> Iterator[Message]:
-    said = Counter(message.seen.shown.ref for message in messages)
-    gaps = {message.seen.shown.ref for message in messages if message.gap}
-    for seen in net(message.seen for message in messages):
-        ref = seen.shown.ref
-        yield Message(seen, gap=said[ref] > 1 or ref in gaps)
+def _net(messages: Iterable[Message]) -> Iterable[Message]:
+    """Leave one message of each object, in order of their last revisions.
+
+    An object that came and went is told as well: that a machine was in a phase for a moment may be all that a webhook
+    is for.
+    """
+    left: dict[Ref, Message] = {}
+    for message in messages:
+        ref = message.seen.shown.ref
+        earlier = left.pop(ref, None)
+        left[ref] = message if earlier is None else _merged(earlier, message)
+    return left.values()
+
+
+def _merged(earlier: Message, later: Message) -> Message:
+    if earlier.fleeting:
+        return later._replace(gap=True)
+    both = net((earlier.seen, later.seen))
+    return Message(both[0], gap=True) if both else Message(later.seen, gap=True, fleeting=True)

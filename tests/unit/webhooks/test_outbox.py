@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dragonfly.feed.changes import ChangeType
 from dragonfly.feed.shown import Ref, Shown
 from dragonfly.feed.view import Seen
 from dragonfly.model.webhook import Stuck
@@ -24,10 +25,10 @@ class Said(NamedTuple):
     facets: dict[str, str]
 
 
-def change(machine: str, revision: int, *, kind: str = "Machine") -> Seen:
+def change(machine: str, revision: int, *, kind: str = "Machine", what: ChangeType = "updated") -> Seen:
     name = machine if kind == "Machine" else f"{kind}-{machine}"
-    facets = {"machine": machine} if kind in {"Machine", "Provision"} else {}
-    return Seen("updated", cast("Shown", Said(Ref(kind, name), facets)), revision)
+    facets = {"machine": machine} if kind != "Template" else {}
+    return Seen(what, cast("Shown", Said(Ref(kind, name), facets)), revision)
 
 
 class Deliveries:
@@ -236,6 +237,67 @@ def test_a_long_lane_leaves_out_what_is_superseded_and_says_so() -> None:
     outbox.delivered(first.lane)
     (second,) = outbox.next(0.0)
     assert (second.message.seen.revision, second.message.gap) == (100, True)
+
+
+def test_what_came_and_went_behind_a_failed_change_is_told_with_a_gap() -> None:
+    """To a webhook with the phase Failed a machine that fails is `created`, and `deleted` once it does no more."""
+    outbox = Outbox(0)
+    outbox.put([change("m-1", 1, kind="P0")], 1)
+    for revision in range(2, 200):
+        kind = f"P{revision // 2 % 30}"
+        outbox.put([change("m-1", revision, kind=kind, what="deleted" if revision % 2 else "created")], revision)
+
+    told = sent_to_the_end(outbox)[1:]
+
+    assert len(told) < 51
+    assert {kind for kind, *_ in told} == {f"P{number}" for number in range(30)}
+    assert {(what, gap) for _, what, revision, gap in told if revision < 140} == {("deleted", True)}
+
+
+@given(st.integers(0, 2**32), st.booleans())
+def test_however_long_a_lane_each_object_s_last_change_is_told_and_every_gap(seed: int, there: bool) -> None:
+    """What is left out is left out before a message of the same object that says so; and a receiver that counts what
+    there is comes to the same.
+    """
+    names = ["Machine", "P1", "P2", "P3"]
+    present = dict.fromkeys(names, there)
+    chance = Random(seed)
+    changes = []
+    for revision in range(2, chance.randrange(40, 200)):
+        kind = chance.choice(names)
+        what: ChangeType = chance.choice(["deleted", "updated"]) if present[kind] else "created"
+        present[kind] = what != "deleted"
+        changes.append(change("m-1", revision, kind=kind, what=what))
+    outbox = Outbox(0)
+    outbox.put([change("m-1", 1, kind="P0")], 1)
+    for seen in changes:
+        outbox.put([seen], seen.revision)
+
+    told = sent_to_the_end(outbox)[1:]
+
+    known = dict.fromkeys(names, there)
+    for kind in names:
+        revisions = [seen.revision for seen in changes if seen.shown.ref.kind == kind]
+        mine = [one for one in told if one[0] == kind]
+        assert [revision for _, _, revision, _ in mine][-1:] == revisions[-1:]
+        complete = not any(gap for *_, gap in mine)
+        assert not complete or len(mine) == len(revisions)
+        for _, what, _, gap in mine:
+            assert what != "created" or not known[kind]
+            assert known[kind] or what == "created" or (what == "deleted" and gap)
+            known[kind] = what != "deleted"
+        assert known[kind] == present[kind]
+
+
+def sent_to_the_end(outbox: Outbox) -> list[tuple[str, ChangeType, int, bool]]:
+    """Deliver all of one lane: kind, type, revision and gap of each message."""
+    told = []
+    while attempts := outbox.next(0.0):
+        ((lane, message),) = attempts
+        seen = message.seen
+        told.append((seen.shown.ref.kind, seen.type, seen.revision, message.gap))
+        outbox.delivered(lane)
+    return told
 
 
 def test_pauses_double_up_to_five_minutes_and_heed_the_receiver() -> None:
