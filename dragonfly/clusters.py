@@ -90,7 +90,7 @@ class Parts:
         self.connection = Connection(source, setup.limits)
         kube = MeasuredKube(self.connection, means.metrics.kube_calls, name)
         self.kube = kube
-        recorder = Recorder(kube, means.replica)
+        recorder = Recorder(kube, means.replica, may_write=lambda: ownership.remaining() > 0)
         around = Around(means.now, means.monotonic, means.random, means.unseal, means.gauges, recorder.note)
         self._recorder = recorder
         self.controller = ClusterController(

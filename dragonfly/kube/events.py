@@ -1,7 +1,8 @@
 """Kubernetes Events for what a kubectl user should see beside an object.
 
 Best effort: `note` never waits and never fails. Repetitions become a count on one Event; when more is noted than the
-cluster takes, what is new is dropped and counted in `dropped`.
+cluster takes, what is new is dropped and counted in `dropped`. So is what has not left when this replica may not write
+any more (P10).
 """
 
 import asyncio
@@ -15,7 +16,7 @@ import msgspec
 import structlog
 
 from dragonfly.kube.errors import AlreadyExists, KubeError, NotFound
-from dragonfly.kube.port import Kube
+from dragonfly.kube.port import MAY_SEND, Kube
 from dragonfly.kube.resources import EVENT, Object, Ref
 
 _log = structlog.get_logger(__name__)
@@ -64,13 +65,31 @@ class Tally(msgspec.Struct, frozen=True):
         return Tally(self.count + other.count, min(self.first, other.first), max(self.last, other.last))
 
 
+class _MayNotWrite(Exception):
+    """It is not this replica's turn to say anything."""
+
+
 class Recorder:
     """Writes what `note` takes in; `run` is its loop, cancelled by its owner."""
 
     def __init__(
-        self, kube: Kube, replica: str, *, wall_clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+        self,
+        kube: Kube,
+        replica: str,
+        *,
+        may_write: Callable[[], bool],
+        wall_clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
+        """Make it, not yet running.
+
+        Args:
+            kube: the cluster.
+            replica: who writes; replicas have Events of their own.
+            may_write: whether this replica's lease cannot have ended.
+            wall_clock: the time that Events tell.
+        """
         self.dropped = 0
+        self._may_write = may_write
         self._kube = kube
         self._replica = replica
         self._wall_clock = wall_clock
@@ -102,11 +121,18 @@ class Recorder:
             await self._write(*self._waiting.popitem(last=False))
 
     async def _write(self, note: Note, more: Tally) -> None:
+        asked = MAY_SEND.set(self._check)  # a write may wait for its turn until the lease has ended
         try:
             await self._add(note, more)
-        except KubeError as error:
+        except (KubeError, _MayNotWrite) as error:
             self.dropped += more.count
-            _log.info("kube.event_dropped", subject=note.subject.name, event_reason=note.reason, error=error.message)
+            _log.info("kube.event_dropped", subject=note.subject.name, event_reason=note.reason, error=str(error))
+        finally:
+            MAY_SEND.reset(asked)
+
+    def _check(self) -> None:
+        if not self._may_write():
+            raise _MayNotWrite("this replica's lease may have ended")
 
     async def _add(self, note: Note, more: Tally) -> None:
         earlier = self._written.get(note)

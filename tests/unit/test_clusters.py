@@ -31,13 +31,16 @@ SEAL = Seal([b"k" * 32])
 
 
 class NoLease:
+    """Nothing is claimed, and nothing may be written unless a test gives it time."""
+
     id = 0
+    seconds = 0.0
 
     def held(self) -> bool:
         return False
 
     def remaining(self) -> float:
-        return 0.0
+        return self.seconds
 
 
 class World:
@@ -67,12 +70,13 @@ class World:
             random=lambda: 0.5,
         )
         self.clusters = Clusters(Setup(Inline(self.kubeconfig()), "tinkerbell", 4), roster, means)
+        self.lease = NoLease()
         self.clusters.belong_to(
             Ownership(
                 member=lambda: Member(id="a", version="0", address="a", started=NOW),
                 store=self.store,
                 mirror=self.mirror,
-                lease=NoLease(),
+                lease=self.lease,
                 listener=self.clusters,
                 shards=roster.shards,
                 clock=asyncio.get_running_loop().time,
@@ -132,6 +136,17 @@ async def test_they_come_and_go_and_each_says_why_it_is_not_reached(world: World
     metric = world.registry.get_sample_value
     await world.until(lambda: metric("dragonfly_cluster_reachable", {"cluster": "muc"}) == 0)
     assert metric("dragonfly_cluster_reachable", {"cluster": "fra"}) is None
+
+
+async def test_events_are_written_while_the_lease_lasts_and_no_longer(world: World) -> None:
+    """P10: whatever they are about."""
+    await world.until(lambda: world.clusters._tended["local"].parts is not None)
+    parts = world.clusters._tended["local"].parts
+    assert parts is not None
+
+    assert not parts._recorder._may_write()
+    world.lease.seconds = 1.0
+    assert parts._recorder._may_write()
 
 
 async def test_one_that_does_not_open_is_connected_to_once_it_does(world: World) -> None:

@@ -7,8 +7,9 @@ import pytest
 
 from dragonfly.kube.errors import AlreadyExists, KubeError, NotFound, Unreachable
 from dragonfly.kube.events import Note, Recorder, Subject
-from dragonfly.kube.port import Kube
+from dragonfly.kube.port import MAY_SEND, Kube
 from dragonfly.kube.resources import EVENT, Object, Ref
+from tests.contract.waiting import until
 
 SUBJECT = Subject("tinkerbell.org/v1alpha1", "Workflow", "ns", "w", "uid-w")
 ARMED = Note(SUBJECT, "Normal", "Armed", "armed")
@@ -45,6 +46,7 @@ class Board:
     async def _enter(self) -> None:
         self.writes += 1
         await self.open.wait()
+        MAY_SEND.get()()  # in the step that sends, as a connection does
         if self.error:
             raise self.error
 
@@ -54,7 +56,8 @@ class Desk:
 
     def __init__(self, board: Board, replica: str = "r1") -> None:
         self.now = datetime(2026, 1, 1, tzinfo=UTC)
-        self.recorder = Recorder(cast("Kube", board), replica, wall_clock=lambda: self.now)
+        self.held = True
+        self.recorder = Recorder(cast("Kube", board), replica, may_write=lambda: self.held, wall_clock=lambda: self.now)
 
     async def settle(self) -> None:
         await self.recorder.flush()
@@ -146,6 +149,28 @@ async def test_an_event_that_fails_is_counted_and_the_next_is_written() -> None:
 
     assert desk.recorder.dropped == 1
     assert [written["reason"] for written in board.events.values()] == ["Next"]
+
+
+async def test_an_event_that_waits_for_its_turn_is_not_sent_once_the_lease_may_have_ended() -> None:
+    """P10: the API server is busy; what was noted meanwhile is dropped, and its loop goes on."""
+    board = Board()
+    board.open.clear()
+    desk = Desk(board)
+    for reason in ("First", "Second"):
+        desk.recorder.note(ARMED._replace(reason=reason))
+    writing = asyncio.create_task(desk.settle())
+    await until(lambda: board.writes == 1, "the first waits for its turn")
+    desk.held = False
+    board.open.set()
+    await writing
+    assert board.events == {}
+    assert desk.recorder.dropped == 2
+
+    desk.held = True
+    desk.recorder.note(ARMED)
+    await desk.settle()
+    assert [written["reason"] for written in board.events.values()] == ["Armed"]
+    MAY_SEND.get()()  # nobody else's writes are asked about
 
 
 async def test_its_loop_writes_as_soon_as_something_is_noted() -> None:
