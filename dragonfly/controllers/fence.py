@@ -36,7 +36,7 @@ _BREATH: Final = 0.01
 
 _LONGEST: Final = 60.0
 
-_OF_NO_OBJECT: Final = "1"
+OF_NO_OBJECT: Final = "1"
 """A resourceVersion that no object can have: etcd's first revision is empty.
 
 Server-side apply creates where there is no object and compares where there is one, so an apply that carries this can
@@ -133,7 +133,7 @@ class Fence:
             Conflict: there is another object than `given`, or one where there was none.
             Overtaken: the admission policy refused it, and so does etcd.
         """
-        stamped = _with_precondition(obj, given or Precondition("", _OF_NO_OBJECT))
+        stamped = _with_precondition(obj, given or Precondition("", OF_NO_OBJECT))
         return await self._admitted(
             lambda: ref_of(obj), lambda more: self._kube.apply(_annotated(stamped, more), force=force)
         )

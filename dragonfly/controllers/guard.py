@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 
 import structlog
 
-from dragonfly.controllers.fence import NotOwner
+from dragonfly.controllers.fence import OF_NO_OBJECT, NotOwner
 from dragonfly.kube.errors import Forbidden, Invalid, KubeError, NotFound
 from dragonfly.kube.policy import binding, binding_ref, correction, policy, policy_ref
 from dragonfly.kube.port import FIELD_MANAGER, MAY_SEND, Kube
@@ -162,7 +162,9 @@ class Guard:
         try:
             live = await self._kube.get(ref)
         except NotFound:
-            written = await self._kube.apply(wanted, force=True)
+            # Only creates: one that arrives late overwrites nothing of what the next owner wrote.
+            made = {**wanted, "metadata": {**wanted["metadata"], "resourceVersion": OF_NO_OBJECT}}
+            written = await self._kube.apply(made)
             editor = ""
         else:
             changes = correction(right or wanted["spec"], live.get("spec", {}))

@@ -114,7 +114,7 @@ def _look_before_waiting_only(patch: pytest.MonkeyPatch) -> None:
 
 
 def _apply_over_what_is_there(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(fence, "_OF_NO_OBJECT", "")
+    patch.setattr(fence, "OF_NO_OBJECT", "")
 
 
 def _arm_without_record(patch: pytest.MonkeyPatch) -> None:

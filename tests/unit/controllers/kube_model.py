@@ -29,7 +29,7 @@ class KubeModel:
 
     def __init__(self) -> None:
         self.objects: dict[Ref, Object] = {}
-        self.version_number = 0
+        self.version_number = 1  # as of an etcd in which nothing was written yet
         self.calls: list[Call] = []
         self.faults: dict[str, list[KubeError]] = defaultdict(list)
         self.gates: dict[str, asyncio.Event] = {}

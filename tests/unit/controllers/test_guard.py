@@ -275,6 +275,23 @@ def test_a_write_that_waits_for_its_turn_is_not_sent_once_it_is_another_s_task(v
     run(story)
 
 
+def test_what_was_made_meanwhile_is_not_overwritten() -> None:
+    """P4: the apply is on its way when another replica, of a newer version, has made the policy."""
+    newer = {"newField": "of a newer version"}
+
+    async def story(cluster: Cluster) -> None:
+        turn = cluster.kube.gate("apply")
+        await asyncio.sleep(3)
+        assert cluster.kube.waiting == {"apply"}
+        cluster.kube.put(policy_ref(NS), metadata={"name": policy_ref(NS).name}, spec=newer)
+        turn.set()
+        await asyncio.sleep(3)
+        assert cluster.specs()[0] == newer
+        assert cluster.kube.writes() == []
+
+    run(story)
+
+
 def test_an_old_api_server_knows_neither_the_object_nor_the_type() -> None:
     async def story(cluster: Cluster) -> None:
         cluster.kube.faults["apply"] += [NotFound("the server could not find the requested resource", status=404)]
