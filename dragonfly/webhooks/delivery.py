@@ -1,7 +1,8 @@
 """Carries one webhook on, under one claim: takes changes from the feed, sends them, saves how far it has got.
 
 What is saved is always true and may be old: whoever goes on from it sends again what was sent since. It is saved once a
-second at most, and not at all while nothing happens. Without a word from etcd it goes on only while its lease lasts.
+second at most, more seldom if much of it is stuck, and not at all while nothing happens. Without a word from etcd it
+goes on only while its lease lasts.
 """
 
 import asyncio
@@ -31,7 +32,7 @@ from dragonfly.webhooks.letters import (
     without_body,
 )
 from dragonfly.webhooks.means import Means, NotOwner
-from dragonfly.webhooks.outbox import Attempt, Outbox, pause_after
+from dragonfly.webhooks.outbox import Attempt, Outbox, pause_after, pause_between_saves
 from dragonfly.webhooks.sender import Letter, Verdict
 
 _log = structlog.get_logger(__name__)
@@ -40,7 +41,6 @@ _PAGE: Final = 200
 _PACE: Final = 0.1
 """Seconds between two looks at the feed."""
 
-_SAVED_EVERY: Final = 1.0
 _RETRY: Final = 1.0
 _QUIET: Final = 60.0
 _FAR: Final = 200
@@ -232,8 +232,7 @@ class Delivery:
             secrets = opened(self._webhook, means.unseal, means.now())
         except Unsealable as error:
             return Verdict(0.0, error=f"cannot be signed: {error}")
-        letter = Letter(spec.url, event, delivery, body, secrets, spec.ca_bundle)
-        return await self._fenced(letter)
+        return await self._fenced(Letter(spec.url, event, delivery, body, secrets, spec.ca_bundle))
 
     async def _fenced(self, letter: Letter) -> Verdict:
         task = asyncio.create_task(self._checked(letter))
@@ -338,7 +337,8 @@ class Delivery:
     async def _save_if_due(self) -> None:
         since = self._means.clock() - self._saved_at
         far = self._outbox.taken - self._state.cursor >= _FAR and since >= _QUIET
-        if (far or self._changed) and since >= _SAVED_EVERY and self._may_save:
+        pause = pause_between_saves(len(self._state.stuck))
+        if (far or self._changed) and since >= pause and self._may_save:
             await self._save()
 
     @property
@@ -388,7 +388,8 @@ class Delivery:
         now = self._means.clock()
         due = [self._outbox.next_due() if self._lost is None else self._read_at]
         due += [self._read_at] if self._unread and self._outbox.has_room else []
-        due += [self._saved_at + _SAVED_EVERY] if self._changed and self._may_save else []
+        saved_next = self._saved_at + pause_between_saves(len(self._state.stuck))
+        due += [saved_next] if self._changed and self._may_save else []
         first = min((at for at in due if at is not None), default=None)
         try:
             async with asyncio.timeout(None if first is None else max(first - now, 0.0)):

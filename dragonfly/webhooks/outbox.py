@@ -26,7 +26,6 @@ PATIENCE: Final = timedelta(hours=24)
 """How long a change is tried before it is given up."""
 
 _MOST_WAITING: Final = 1_000
-_MOST_STUCK: Final = 200
 _LONGEST_LANE: Final = 50
 _DOWN: Final = 3
 """Lanes that failed one after another, from which on the receiver counts as down: it is asked one thing at a time."""
@@ -34,6 +33,8 @@ _DOWN: Final = 3
 _FIRST_PAUSE: Final = 1.0
 _LONGEST_PAUSE: Final = 300.0
 _LONGEST_WISH: Final = 3600.0
+_STUCK_A_SECOND: Final = 200
+"""Stuck lanes that may be saved in a second: their list is written anew each time, and etcd keeps each for minutes."""
 
 
 def lane_of(seen: Seen) -> str:
@@ -54,6 +55,11 @@ def pause_after(attempts: int, chance: float, wish: float = 0.0) -> float:
     return max(pause, min(wish, _LONGEST_WISH))
 
 
+def pause_between_saves(stuck: int) -> float:
+    """Return the seconds between two saves of a progress with so many lanes that are stuck."""
+    return max(1.0, stuck / _STUCK_A_SECOND)
+
+
 class Message(NamedTuple):
     """One change to be sent."""
 
@@ -72,7 +78,7 @@ class Attempt(NamedTuple):
 
 
 class _Lane:
-    __slots__ = ("attempts", "due", "messages", "since", "under_way")
+    __slots__ = ("attempts", "due", "messages", "refused", "since", "under_way")
 
     def __init__(self) -> None:
         self.messages: deque[Message] = deque()
@@ -80,6 +86,8 @@ class _Lane:
         self.attempts = 0
         self.since: datetime | None = None
         """When the oldest message failed first; the lane is stuck since then."""
+        self.refused = False
+        """Another lane was delivered since this one is stuck: it is this one that is not taken."""
         self.due = 0.0
 
     @property
@@ -121,9 +129,11 @@ class Outbox:
 
     @property
     def has_room(self) -> bool:
-        """Whether more changes may be put in."""
-        stuck = sum(lane.since is not None for lane in self._lanes.values())
-        return self.waiting < _MOST_WAITING and (stuck < _MOST_STUCK or not self.is_caught_up)
+        """Whether more changes may be put in.
+
+        What was saved is read again with room to spare: it must fit in once more.
+        """
+        return self.waiting < (_MOST_WAITING if self.is_caught_up else 2 * _MOST_WAITING)
 
     @property
     def is_down(self) -> bool:
@@ -163,6 +173,7 @@ class Outbox:
         self.taken = upto
         if self.is_caught_up:
             self._told.clear()
+        self._make_room()
 
     def next(self, now: float) -> list[Attempt]:
         """Return what is to be sent now; the end of each must be told by `delivered` or `failed`.
@@ -185,12 +196,18 @@ class Outbox:
         return min((lane.due for lane in self._lanes.values() if not lane.under_way), default=None)
 
     def delivered(self, lane: str) -> None:
-        """The lane's oldest message has arrived."""
-        if self.is_down:
-            for other in self._lanes.values():
-                other.due = 0.0
+        """The lane's oldest message has arrived.
+
+        If the receiver was down, what failed meanwhile is due at once; not what it refuses while it takes the rest.
+        """
+        was_down = self.is_down
+        for other in self._lanes.values():
+            if other.since is not None and not other.refused:
+                other.refused = True
+                other.due = 0.0 if was_down else other.due
         self._failed.clear()
         self._done(lane)
+        self._make_room()
 
     def failed(self, name: str, *, now: float, at: datetime, chance: float, wish: float = 0.0) -> None:
         """The lane's oldest message has not arrived, as far as anybody knows.
@@ -231,16 +248,27 @@ class Outbox:
         under_way = sum(lane.under_way for lane in self._lanes.values())
         return max(0, (1 if self.is_down else AT_ONCE) - under_way)
 
+    def _make_room(self) -> None:
+        """Leave out what is superseded of lanes that are refused: what they hold must not keep the others waiting.
+
+        While nothing at all is delivered that is left alone: there may be no need to leave anything out.
+        """
+        if self.has_room:
+            return
+        for lane in self._lanes.values():
+            if lane.refused:
+                _shorten(lane)
+
     def _begun(self, told: Stuck | None) -> _Lane:
         lane = _Lane()
         if told is not None:
-            lane.attempts, lane.since = told.attempts, told.since
+            lane.attempts, lane.since, lane.refused = told.attempts, told.since, told.since is not None
         return lane
 
     def _done(self, name: str) -> None:
         lane = self._lanes[name]
         lane.messages.popleft()
-        lane.under_way, lane.attempts, lane.since, lane.due = False, 0, None, 0.0
+        lane.under_way, lane.refused, lane.attempts, lane.since, lane.due = False, False, 0, None, 0.0
         if (told := self._told.get(name)) is not None:
             self._told[name] = Stuck(lane=name, after=told.after)  # its trouble was that of the message that is done
         if not lane.messages:

@@ -13,7 +13,7 @@ from dragonfly.feed.changes import ChangeType
 from dragonfly.feed.shown import Ref, Shown
 from dragonfly.feed.view import Seen
 from dragonfly.model.webhook import Stuck
-from dragonfly.webhooks.outbox import PATIENCE, Attempt, Outbox, Progress, lane_of, pause_after
+from dragonfly.webhooks.outbox import PATIENCE, Attempt, Outbox, Progress, lane_of, pause_after, pause_between_saves
 
 _BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -212,6 +212,89 @@ def test_a_receiver_that_takes_nothing_is_asked_one_thing_at_a_time_and_everythi
     assert len(outbox.next(0.0)) == 4
 
 
+class Refusing:
+    """A receiver that takes the changes of some machines and never those of the others, and the clock."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        self.outbox = outbox
+        self.revision = 0
+        self.now = 0.0
+        self.asked: list[str] = []
+        self.got: list[int] = []
+
+    def change(self, machine: str) -> int:
+        self.revision += 1
+        self.outbox.put([change(machine, self.revision)], self.revision)
+        return self.revision
+
+    def send(self) -> None:
+        """Until nothing is due any more."""
+        while attempts := self.outbox.next(self.now):
+            for lane, message in attempts:
+                self.asked.append(lane)
+                if lane == "Machine/good":
+                    self.got.append(message.seen.revision)
+                    self.outbox.delivered(lane)
+                else:
+                    self.outbox.failed(lane, now=self.now, at=_BEGAN, chance=1.0)
+
+
+def test_a_receiver_that_refuses_hundreds_of_machines_gets_the_changes_of_the_others() -> None:
+    receiver = Refusing(Outbox(0))
+    wanted = []
+    for turn in range(20):
+        for number in range(300):
+            assert receiver.outbox.has_room
+            receiver.change(f"bad-{number}")
+        wanted.append(receiver.change("good"))
+        receiver.now = 100.0 * turn
+        receiver.send()
+
+    assert receiver.got == wanted
+    assert receiver.outbox.waiting <= 1_000
+
+
+def test_what_is_refused_is_not_tried_anew_whenever_something_else_is_taken() -> None:
+    receiver = Refusing(Outbox(0))
+    for number in range(50):
+        receiver.change(f"bad-{number}")
+    receiver.change("good")
+    receiver.send()
+    receiver.asked.clear()
+
+    for _ in range(10):
+        receiver.change("good")
+        receiver.send()
+
+    assert receiver.asked == ["Machine/good"] * 10
+
+
+def test_while_nothing_is_taken_nothing_is_left_out_of_what_waits_and_no_more_is_put_in() -> None:
+    receiver = Refusing(Outbox(0))
+    while receiver.outbox.has_room:
+        receiver.change(f"bad-{receiver.revision % 40}")
+        receiver.send()
+
+    assert receiver.outbox.waiting == receiver.revision == 1_000
+
+
+def test_what_was_saved_of_a_thousand_that_are_refused_fits_in_again() -> None:
+    """The last page had more than there was room for."""
+    receiver = Refusing(Outbox(0))
+    receiver.change("good")
+    for number in range(1_150):
+        receiver.change(f"bad-{number}")
+    receiver.send()
+
+    again = Outbox(*receiver.outbox.progress())
+    for number in range(1_150):
+        assert again.has_room
+        again.put([change(f"bad-{number}", number + 2)], number + 2)
+
+    assert again.is_caught_up
+    assert again.waiting == 1_150
+
+
 def test_a_change_is_given_up_after_a_day() -> None:
     outbox = Outbox(0)
     outbox.put([change("m-1", 1), change("m-1", 2)], 2)
@@ -298,6 +381,10 @@ def sent_to_the_end(outbox: Outbox) -> list[tuple[str, ChangeType, int, bool]]:
         told.append((seen.shown.ref.kind, seen.type, seen.revision, message.gap))
         outbox.delivered(lane)
     return told
+
+
+def test_what_is_large_is_saved_more_seldom() -> None:
+    assert [pause_between_saves(stuck) for stuck in (0, 200, 1_000)] == [1, 1, 5]
 
 
 def test_pauses_double_up_to_five_minutes_and_heed_the_receiver() -> None:
