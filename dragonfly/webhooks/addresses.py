@@ -17,7 +17,9 @@ _METADATA: Final = tuple(
     map(ip_network, ("fd00:ec2::/32", "fd20:ce::/32", "100.100.100.200/32", "168.63.129.16/32", "192.0.0.192/32"))
 )
 _THIS_HOST: Final = ip_network("0.0.0.0/8")  # Linux takes all of it for itself
-_NAT64: Final = (ip_network("64:ff9b::/96"), ip_network("64:ff9b:1::/48"))  # RFC 6052, RFC 8215: leads to IPv4
+_NAT64: Final = ip_network("64:ff9b::/96")  # RFC 6052: leads to the IPv4 address in its last four bytes
+_LOCAL_NAT64: Final = ip_network("64:ff9b:1::/48")
+"""RFC 8215: leads to an IPv4 address as well, but only who translates knows to which; RFC 6052 has six layouts."""
 _SIIT: Final = ip_network("::ffff:0:0:0/96")  # RFC 2765: so does this
 
 
@@ -42,7 +44,7 @@ def _within(address: Address) -> list[Address]:
     found: list[Address] = [inner for inner in (address.ipv4_mapped, address.sixtofour) if inner is not None]
     if address.teredo is not None:
         found.append(address.teredo[1])
-    if any(address in network for network in (*_NAT64, _SIIT)) or address.packed[:12] == bytes(12):
+    if address in _NAT64 or address in _SIIT or address.packed[:12] == bytes(12):
         found.append(IPv4Address(address.packed[-4:]))
     return found
 
@@ -51,6 +53,8 @@ def _kind(address: Address) -> str:
     """Name what makes an address forbidden; empty for one that is not."""
     if any(address in network for network in _METADATA):
         return "a cloud's metadata service"
+    if address in _LOCAL_NAT64:
+        return "an IPv4 address in disguise (NAT64)"
     if address.is_unspecified or address in _THIS_HOST:
         return "no address of another computer"
     if address.is_loopback:

@@ -21,6 +21,8 @@ from dragonfly.webhooks.addresses import refusal
         "::ffff:0:127.0.0.1",
         "64:ff9b::7f00:1",
         "64:ff9b:1::a9fe:a9fe",
+        "64:ff9b:1:a9fe:a9:fe00:808:808",
+        "64:ff9b:1::808:808",
         "2002:7f00:1::",
         "2001:0:4136:e378:8000:63bf:80ff:fffe",
         "169.254.169.254",
@@ -53,3 +55,11 @@ def test_allowed(address: str) -> None:
 def test_settings_may_allow_any(address: str) -> None:
     assert refusal(address, (ip_network("127.0.0.0/8"),)) == ""
     assert refusal("127.0.0.1", (ip_network("10.0.0.0/8"),)) != ""
+
+
+def test_what_stands_in_an_address_of_another_layout_allows_nothing() -> None:
+    """169.254.169.254 to a translator with the prefix 64:ff9b:1::/48, though its last four bytes are 10.0.0.1."""
+    address = "64:ff9b:1:a9fe:a9:fe00:a00:1"
+
+    assert refusal(address, (ip_network("10.0.0.0/8"),)) != ""
+    assert refusal(address, (ip_network("64:ff9b:1::/48"),)) == ""
