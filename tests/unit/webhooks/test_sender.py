@@ -1,8 +1,10 @@
 """What counts as delivered, what is told of what does not, and where nothing is sent, on real sockets."""
 
 import asyncio
+import collections
 import socket
 import ssl
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import UTC, datetime
 from ipaddress import ip_network
@@ -15,6 +17,7 @@ from dragonfly.sandbox.pki import Authority
 from dragonfly.sandbox.ports import PortLease
 from dragonfly.webhooks.sender import Letter, Sender, Verdict
 from dragonfly.webhooks.signature import signature
+from tests.contract.waiting import until
 
 _AT = datetime(2026, 1, 1, tzinfo=UTC)
 _LOOPBACK = (ip_network("127.0.0.0/8"),)
@@ -186,6 +189,38 @@ async def test_a_name_that_leads_elsewhere_the_second_time_gains_nothing(
 
     assert "127.0.0.1 is a loopback address" in second.error
     assert there.requests == []
+
+
+async def test_names_whose_servers_do_not_answer_keep_no_other_waiting(
+    receiver: StartReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their lookups go on for longer than anybody waits, and there may be several ports of each."""
+    there = await receiver(answered("200 OK"))
+    end, asked = threading.Event(), collections.Counter[str]()
+    look_up = socket.getaddrinfo
+
+    def dead_or_alive(host: str, port: int, *rest: Any, **more: Any) -> Any:
+        asked[host] += 1
+        if host.startswith("dead"):
+            end.wait(60)
+            raise socket.gaierror
+        return look_up("127.0.0.1", port, *rest, **more)
+
+    monkeypatch.setattr("socket.getaddrinfo", dead_or_alive)
+    async with Sender(allowed=_LOOPBACK, plain_http=True, user_agent="t", deadline=5) as sender:
+        waiting = [
+            asyncio.create_task(sender.send(Letter(f"http://dead-{n}.example:{port}/", "e", "d", b"", _SECRETS), _AT))
+            for n in range(20)
+            for port in range(8001, 8005)
+        ]
+        await until(lambda: len(asked) > 1, "they are asked for")
+        alive = Letter(f"http://alive.example:{there.port}/", "updated", "d", b"{}", _SECRETS)
+        verdict = await sender.send(alive, _AT)
+        end.set()
+        await asyncio.gather(*waiting)
+
+    assert verdict.error == ""
+    assert asked == {f"dead-{n}.example": 1 for n in range(20)} | {"alive.example": 1}
 
 
 @pytest.mark.parametrize("host", ["2130706433", "127.1", "0x7f.1"])
