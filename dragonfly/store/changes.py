@@ -19,7 +19,7 @@ class Assembly:
     """One watch stream, from its first line to its end."""
 
     def __init__(self, prefix: Prefix, position: int) -> None:
-        """Go on after revision `position`, where the stream was asked to begin."""
+        """Go on after revision `position`; what the stream brings of it, or of before, is known already."""
         self._prefix = prefix
         self._fragments: list[Event] = []
         self.position = position

@@ -154,6 +154,63 @@ async def test_compaction_while_disconnected_is_a_reset_and_then_right_again(
     await until(lambda: following.shown.get("after") == "1", "the watch goes on after the reset")
 
 
+async def test_a_deletion_at_the_very_revision_that_is_compacted_is_not_missed(
+    etcds: Callable[..., Etcds],
+    stores: Callable[..., EtcdStore],
+    follow: Callable[..., Following],
+    proxies: Callable[[int], Proxy],
+) -> None:
+    """etcd lets a watch begin at the compacted revision, and some versions have forgotten what was deleted there."""
+    etcd = etcds()
+    proxy = proxies(etcd.ports[0])
+    store = stores(etcd.settings())
+    await store.commit(Put("kept", b"1"), Put("active/m", b"1"))
+    following = follow(etcd.settings(endpoints=(proxy.url,), quiet=60.0, silence=60.0))
+    await following.follower.start()
+    await following.current()
+
+    proxy.freeze()
+    proxy.disconnect()
+    await until(lambda: following.mirror.stale_since is not None, "the mirror knows that it is stale")
+    revision = await store.commit(Delete("active/m"))
+    assert revision == following.mirror.revision + 1, "the deletion is the next that the watch is to bring"
+    await store.compact(revision)
+    proxy.disconnect()
+    proxy.thaw()
+    await following.mirror.wait_for(revision, 15)
+
+    assert following.shown == {"kept": "1"}
+
+
+async def test_a_watch_goes_on_where_the_compacted_revision_is_its_own(
+    etcds: Callable[..., Etcds],
+    stores: Callable[..., EtcdStore],
+    follow: Callable[..., Following],
+    proxies: Callable[[int], Proxy],
+) -> None:
+    """Nothing that it lacks is forgotten then: no snapshot is taken, and what it knows is not told again."""
+    etcd = etcds()
+    proxy = proxies(etcd.ports[0])
+    store = stores(etcd.settings())
+    following = follow(etcd.settings(endpoints=(proxy.url,), quiet=60.0, silence=60.0))
+    await following.follower.start()
+    await following.current()
+    compacted = await store.commit(Put("n", b"1"))
+    await following.mirror.wait_for(compacted, 15)
+
+    proxy.freeze()
+    proxy.disconnect()
+    await until(lambda: following.mirror.stale_since is not None, "the mirror knows that it is stale")
+    await store.compact(compacted)
+    revision = await store.commit(Put("n", b"2"))
+    proxy.disconnect()
+    proxy.thaw()
+    await following.mirror.wait_for(revision, 15)
+
+    assert [update.held.object for update in following.updates if update.held] == ["1", "2"]
+    assert len(following.resets) == 1
+
+
 @pytest.mark.parametrize("cut", [1, 7, 1000])
 async def test_bytes_may_be_cut_anywhere(
     cut: int,

@@ -52,6 +52,7 @@ class EtcdServer:
         self.lag = [0.0] * MEMBERS
         """Seconds by which a member is behind."""
         self.streams: list[Following] = []
+        self._compacts_at_deletion = False
         self.on_commit: Watcher = lambda _part, _process, _revision, _writes: None
         self.on_batch: Callable[[Batch], None] = lambda _batch: None
         self.state.watch(self._publish)
@@ -81,16 +82,19 @@ class EtcdServer:
             return done.value
         raise AssertionError("the model waits for nothing")
 
-    def events_after(self, position: int) -> list[Change]:
-        """Return what changed after `position`.
+    def events_from(self, start: int) -> list[Change]:
+        """Return what changed at `start` and after it, as etcd 3.4 tells it: without what was deleted at the revision
+        that was compacted (https://github.com/etcd-io/etcd/issues/18089).
 
         Raises:
-            Compacted: some of it is forgotten.
+            Compacted: some of what came before that is forgotten.
         """
-        if position + 1 < self.state._compacted:
-            raise Compacted(self.state._compacted)
-        start = self.first_event_after(position)
-        return [Change(event.key, event.item, event.revision) for event in self.state._events[start:]]
+        compacted = self.state._compacted
+        if start < compacted:
+            raise Compacted(compacted)
+        events = self.state._events[self.first_event_after(start - 1) :]
+        kept = (event for event in events if event.item is not None or event.revision != compacted)
+        return [Change(event.key, event.item, event.revision) for event in kept]
 
     def first_event_after(self, position: int) -> int:
         return bisect_right(self.state._events, position, key=lambda event: event.revision)
@@ -115,6 +119,10 @@ class EtcdServer:
         self.state._compacted = self.revision
         self.break_streams()
 
+    def compact_at_deletion(self) -> None:
+        """Do so when something is deleted next, before any watch brings that."""
+        self._compacts_at_deletion = True
+
     def break_streams(self) -> None:
         for stream in tuple(self.streams):
             stream.broken()
@@ -131,6 +139,9 @@ class EtcdServer:
 
     def _publish(self, batch: Batch) -> None:
         self.on_batch(batch)
+        if self._compacts_at_deletion and any(change.item is None for change in batch.changes):
+            self._compacts_at_deletion = False
+            self.compact_all()
         for stream in tuple(self.streams):
             stream.push(batch)
 
@@ -300,16 +311,20 @@ class Following:
         """The server forgets the stream, and nobody tells the process."""
         self._forget()
 
-    def resume_at(self) -> int:
+    def known(self) -> int:
         """The revision after which the stream goes on."""
         assert self._position is not None
         return self._position
+
+    def resume_at(self) -> int:
+        """The revision that the stream is asked to begin at: the one that is known already."""
+        return self.known()
 
     def _open(self) -> None:
         """At the server: begin a stream after the position, or refuse."""
         if self._server.lag[self._member] and self._random.random() < 0.5:
             raise Unavailable("the member is behind what was seen already")
-        changes = self._server.events_after(self.resume_at())
+        changes = [change for change in self._server.events_from(self.resume_at()) if change.revision > self.known()]
         self._forget()
         self._end()
         self._ended = self._loop.create_future()
@@ -322,7 +337,7 @@ class Following:
         if stream != self._stream:
             return
         self._mirror.apply(batch)
-        self._position = max(self.resume_at(), batch.revision)
+        self._position = max(self.known(), batch.revision)
 
     def stall(self) -> None:
         """What crosses the cut is lost with the stream; the process notices by silence, or when it is told."""

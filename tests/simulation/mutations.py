@@ -183,6 +183,11 @@ def _new_lease_vouches(patch: pytest.MonkeyPatch) -> None:
 
 def _resume_too_late(patch: pytest.MonkeyPatch) -> None:
     resume_at = Following.resume_at
+    patch.setattr(Following, "resume_at", lambda self: resume_at(self) + 2)
+
+
+def _resume_after_what_is_known(patch: pytest.MonkeyPatch) -> None:
+    resume_at = Following.resume_at
     patch.setattr(Following, "resume_at", lambda self: resume_at(self) + 1)
 
 
@@ -384,6 +389,7 @@ MUTATIONS = (
     Mutation("the lease's clock is ignored", ("P10",), STOPPED, _ignore_lease_clock),
     Mutation("a new lease vouches for old claims", ("P10",), BLIND, _new_lease_vouches),
     Mutation("the watch is resumed one revision too late", ("P9",), WATCHES, _resume_too_late),
+    Mutation("the watch is resumed after what it knows", ("P9",), WATCHES, _resume_after_what_is_known),
     Mutation("the mirror takes old changes again", ("P9",), WATCHES, _take_twice),
     Mutation("a Workflow is created again after arming", ("P1",), HANDS, _create_again),
     Mutation("a Job is created again after arming", ("P1",), POWER, _create_job_again),

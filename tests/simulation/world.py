@@ -257,7 +257,7 @@ class World:
             "stall kube": lambda: self._stall(name, "kube"),
             "no quorum": lambda: self._lose_quorum(seconds),
             "lagging member": lambda: self.etcd.let_lag(fault.size),
-            "compact etcd": self.etcd.compact_all,
+            "compact etcd": self.etcd.compact_all if fault.size < 0.5 else self.etcd.compact_at_deletion,
             "break watches": self.etcd.break_streams,
             "forget kube": self._forget_history,
             "end watches": self.streams.end,
