@@ -16,6 +16,7 @@ from dragonfly.store.lease import LeaseKeeper, LoopStuck, boottime
 from dragonfly.store.values import Grant
 
 TTL = 3
+MARGIN = 1
 LEASE = 7
 
 
@@ -27,6 +28,8 @@ class Etcd:
         self.kept = 0
         self.revoked: list[int] = []
         self.closed = False
+        self.on_call: Callable[[], None] = lambda: None
+        """What happens while the keeper waits for an answer."""
 
     def sibling(self, **_: Any) -> Self:
         return self
@@ -49,6 +52,7 @@ class Etcd:
         self.closed = True
 
     def _fail(self) -> None:
+        self.on_call()
         if self.failures:
             raise self.failures.pop(0)
 
@@ -61,7 +65,7 @@ class Kept:
             cast("Gateway", self.etcd),
             asyncio.get_running_loop(),
             ttl=TTL,
-            margin=1,
+            margin=MARGIN,
             clock=clock,
             on_new=self.leases.append,
         )
@@ -122,6 +126,33 @@ async def test_a_clock_that_fails_costs_no_more_than_time() -> None:
 
     await eventually(lambda: kept.leases == [LEASE])
     await kept.keeper.close()
+
+
+async def test_a_lease_is_relied_on_from_when_it_was_asked_for_not_from_the_answer() -> None:
+    """P10: etcd begins a lease's time somewhere between the two, and the answer may be long on its way."""
+    now = 100.0
+    kept = Kept(lambda: now)
+    keeper = kept.keeper
+
+    def answer_late() -> None:
+        nonlocal now
+        now += 0.5
+
+    kept.etcd.on_call = answer_late
+    keeper._try()
+    assert (keeper.id, keeper.valid_until, keeper.heard_at) == (LEASE, 100.0 + TTL - MARGIN, 100.0)
+
+    now = 101.0
+    pause = keeper._try()
+    assert (kept.etcd.kept, keeper.valid_until, keeper.heard_at) == (1, 101.0 + TTL - MARGIN, 101.0)
+    assert pause == TTL / 3 - 0.5, "the next one is due by when this one was sent, too"
+
+    now = 102.0
+    kept.etcd.failures = [Unavailable("away")]
+    keeper._try()
+    assert (keeper.valid_until, keeper.heard_at) == (101.0 + TTL - MARGIN, 101.0), "one that failed proves nothing"
+    assert keeper.held(102.99)
+    assert not keeper.held(103.0)
 
 
 async def test_given_up_it_lets_go_of_its_connections_even_if_it_cannot_be_revoked() -> None:
