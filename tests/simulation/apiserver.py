@@ -66,6 +66,8 @@ class ApiServer:
         self.version = 1
         self.refuses_older_epochs = False
         """Whether the policy is installed that refuses a write under a lower epoch than the stored one (P4)."""
+        self.refused = 0
+        """Writes that it has refused."""
         self._objects: dict[Ref, Object] = {}
         self._owners: dict[Ref, dict[str, set[Path]]] = {}
         self._events: list[_Event] = []
@@ -248,6 +250,7 @@ class ApiServer:
 
     def _admit(self, ref: Ref, before: Object, after: Object) -> None:
         if self.refuses_older_epochs and (refused := refusal(ref, before, after)):
+            self.refused += 1
             raise refused
 
 

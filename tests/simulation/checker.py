@@ -39,7 +39,7 @@ class Excuses(NamedTuple):
     locked: set[str]
     """Machines that somebody tried to lock."""
     deleted_by_hand: set[str]
-    """Workflows and Jobs."""
+    """Workflows and Jobs that somebody deleted by hand, or a replica that took itself for their owner."""
     clock_jumped: list[float]
     broken_bmcs: set[str]
 
@@ -204,12 +204,16 @@ class Checker:
         """P4, P10: whoever sends a write owns the shard at that instant, by the claim in etcd itself.
 
         The lease rule makes that certain: a replica stops acting before its lease can have ended, and it releases a
-        shard only when nothing of it is under way.
+        shard only when nothing of it is under way. Who is deluded about its lease must be stopped by what comes after.
         """
         ref = what if isinstance(what, Ref) else ref_of(what)
         self._history.note(self._loop.time(), process.name, f"send {verb}", ref)
         machine = self._machine_of(ref, what)
-        if machine:
+        if process.is_deluded:
+            if verb == "delete":
+                # It carries no epoch. What it deletes is not armed, or has ended; whose work that was is told so (P7).
+                self.excuses.deleted_by_hand.add(ref.name)
+        elif machine:
             shard = ShardId(LOCAL, shard_of(machine, self._shards))
             self._check_claim("P10", process, shard, f"sent {verb} of {ref}")
         if verb == "arm":
@@ -236,11 +240,20 @@ class Checker:
             was, is_ = epoch_of(write.before), epoch_of(write.after)
             if is_ < was:
                 self.broken("P4", f"{write.by} wrote {name} under epoch {is_} over what epoch {was} had written")
+        if write.after is not None and write.verb != "status":
+            self._check_epoch(write.by, epoch_of(write.after), name)
         if resource == WORKFLOW:
             self._check_workflow(write)
         is_twin = resource in {HARDWARE, BMC_MACHINE} and write.before is None
         if is_twin and (write.key in self._looked_for or self._etcd.item(keys.machine(name)) is None):
             self._left_behind.add(write.key)
+
+    def _check_epoch(self, by: str, epoch: int, name: str) -> None:
+        """P4: whoever writes an object leaves its own epoch there, and never a predecessor's."""
+        owner = self._claimed_by.get(epoch)
+        if owner is None or owner.name != by:
+            whose = f"{owner.name}'s" if owner else "nobody's"
+            self.broken("P4", f"{by} wrote {name} and left epoch {epoch} there, which is {whose}")
 
     def looked(self, ref: Ref) -> None:
         """A replica asks for an object: of a machine that is being deleted, whatever is there must go."""

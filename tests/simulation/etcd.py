@@ -213,6 +213,8 @@ class Keeper:
         self._valid_until = float("-inf")
         self.id = 0
         self.is_closing = False
+        self.is_idle = False
+        """Set, it keeps nothing alive for a while."""
 
     def held(self) -> bool:
         return self._loop.time() < self._valid_until and not self.is_closing
@@ -233,6 +235,8 @@ class Keeper:
                 return
 
     async def _step(self) -> float:
+        if self.is_idle:
+            return 0.1
         sent = self._loop.time()
         is_new = not self.id
         try:
@@ -316,6 +320,11 @@ class Following:
         assert self._position is not None
         return self._position
 
+    def hold(self, seconds: float) -> None:
+        """Show nothing new for so long."""
+        self._forget()
+        self._loop.call_later(seconds, self._notice, self._stream, context=self._process.context)
+
     def resume_at(self) -> int:
         """The revision that the stream is asked to begin at: the one that is known already."""
         return self.known()
@@ -341,9 +350,7 @@ class Following:
 
     def stall(self) -> None:
         """What crosses the cut is lost with the stream; the process notices by silence, or when it is told."""
-        self._forget()
-        patience = 0.5 + 7.5 * self._random.random()
-        self._loop.call_later(patience, self._notice, self._stream, context=self._process.context)
+        self.hold(0.5 + 7.5 * self._random.random())
 
     def _notice(self, stream: int) -> None:
         if stream == self._stream:

@@ -25,6 +25,7 @@ TIMED = (
     "delete workflow",
     "tinkerbell away",
     "delete job",
+    "overtaken",
 )
 """Faults that begin at a time of their own."""
 
@@ -48,6 +49,7 @@ class Profile(NamedTuple):
     """How many timed faults at most."""
     wishes: Wishes = Wishes()
     has_policy: bool = False
+    """Whether the cluster certainly has Dragonfly's admission policy; half of the others have it, too."""
     most_machines: int = 2
     most_replicas: int = 3
     odd: float = 0.3
@@ -84,12 +86,21 @@ PROFILES = (
         ("pause", "kill", "cut etcd"),
         3,
     ),
+    Profile(
+        "overtaken",
+        Chances(slow=0.01),
+        ("overtaken", "overtaken", "kill", "pause"),
+        5,
+        Wishes(edits=0.6, repeats=0.6),
+        has_policy=True,
+    ),
 )
 
 
 def drawn_profile(random: Random) -> Profile:
     """Draw the shape of a history, and whether its cluster lets Dragonfly install its admission policy."""
-    return random.choice(PROFILES)._replace(has_policy=random.random() < 0.5)
+    profile = random.choice(PROFILES)
+    return profile._replace(has_policy=profile.has_policy or random.random() < 0.5)
 
 
 def drawn_faults(random: Random, profile: Profile, until: float) -> list[Fault]:

@@ -33,6 +33,8 @@ class Process:
         self.runs = True
         """False while it is paused, and for ever once it is killed."""
         self.is_dead = False
+        self.is_deluded = False
+        """True while it takes itself for an owner whatever its lease and its mirror would say."""
         self.parked: list[Handle] = []
         self.context = copy_context()
         self.context.run(CURRENT.set, self)

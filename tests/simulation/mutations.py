@@ -31,7 +31,7 @@ from dragonfly.swarm import moves
 from dragonfly.swarm.ownership import Ownership
 from dragonfly.swarm.shards import rankings
 from dragonfly.swarm.vacancies import Vacancies
-from tests.simulation import replica, users
+from tests.simulation import apiserver, replica, users
 from tests.simulation.etcd import Following
 from tests.simulation.faults import Profile
 from tests.simulation.users import Wishes
@@ -66,6 +66,15 @@ BUSY = Profile(
     "busy", Chances(slow=0.05), (), 0, Wishes(cancels=0.0, locks=0.0, repeats=1.0, powers=1.0), odd=0.0, powered=1.0
 )
 UNANSWERED = Profile("unanswered", Chances(unanswered=0.2), (), 0, Wishes(powers=1.0), powered=1.0)
+OVERTAKEN = Profile(
+    "overtaken",
+    Chances(slow=0.05),
+    ("overtaken",),
+    6,
+    Wishes(edits=1.0, repeats=1.0, locks=0.0, deletes=0.0),
+    has_policy=True,
+    most_machines=3,
+)
 WATCHES = Profile("watches", Chances(), ("break watches", "compact etcd"), 4)
 
 
@@ -95,6 +104,35 @@ def _write_without_version(patch: pytest.MonkeyPatch) -> None:
 
     patch.setattr(fence, "_with_precondition", lambda obj, given: obj)
     patch.setattr(Fence, "delete", delete)
+
+
+def _patch_without_epoch(patch: pytest.MonkeyPatch) -> None:
+    async def patched(self: Any, ref: Any, body: Any, *, given: Any, subresource: str = "") -> Any:
+        stamped = fence._with_precondition({"metadata": {}, **body}, given)
+        return await self._fenced(lambda: self._kube.patch(ref, stamped, subresource=subresource))
+
+    patch.setattr(Fence, "patch", patched)
+
+
+def compare_nothing(patch: pytest.MonkeyPatch) -> None:
+    """Nothing that is applied or patched says what it was computed from."""
+    patch.setattr(fence, "_with_precondition", lambda obj, given: obj)
+
+
+def compare_nothing_without_policy(patch: pytest.MonkeyPatch) -> None:
+    compare_nothing(patch)
+    _admit_lower_epochs(patch)
+
+
+def _admit_lower_epochs(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(apiserver, "refusal", lambda ref, before, after: None)
+
+
+def _replace_without_asking(patch: pytest.MonkeyPatch) -> None:
+    async def stored_epoch(self: Any, ref: Any) -> int:
+        return fence._epoch_of(await self._kube.get(ref))
+
+    patch.setattr(Fence, "_epoch_of_another_history", stored_epoch)
 
 
 def _send_however_late(patch: pytest.MonkeyPatch) -> None:
@@ -379,6 +417,10 @@ MUTATIONS = (
     Mutation("a commit does not compare the claim", ("P4",), STOPPED, _commit_without_claim),
     Mutation("a Kubernetes write carries no resourceVersion", ("P4", "P1", "P7"), STOPPED, _write_without_version),
     Mutation("an apply to where nothing was takes what is there", ("P4",), STOPPED, _apply_over_what_is_there),
+    Mutation("a patch says nothing of its epoch", ("P4",), STOPPED, _patch_without_epoch),
+    Mutation("nothing compares, and no policy", ("P4",), OVERTAKEN, compare_nothing_without_policy),
+    Mutation("the policy lets a lower epoch pass", ("P4",), OVERTAKEN, _admit_lower_epochs),
+    Mutation("a higher epoch is replaced without etcd's word", ("P4",), OVERTAKEN, _replace_without_asking),
     Mutation("arming is not recorded first", ("P1",), CALM, _arm_without_record),
     Mutation("arming does not compare the machine", ("P3",), LOCKS, _arm_without_second_look),
     Mutation("arming goes by an old record", ("P3",), AGAIN, _believe_an_old_record),

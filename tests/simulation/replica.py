@@ -74,7 +74,7 @@ class Replica:
             store=EtcdClient(servers.etcd, servers.wire, self.process, "controller"),
             mirror=self.mirror,
             epoch=self._epoch,
-            remaining=self.keeper.remaining,
+            remaining=self._remaining,
             holds=self._holds,
             around=Around(self.now, self._loop.time, random.random, lambda _machine: ""),
         )
@@ -93,6 +93,8 @@ class Replica:
         """Since when it has been running, with its lease held and its mirror current."""
         self.main: asyncio.Task[None] | None = None
         self.is_leaving = False
+        self._believed: dict[ShardId, int] = {}
+        """Epochs that it goes on to believe in, as long as it is deluded."""
         self._leaving: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -102,6 +104,20 @@ class Replica:
         """SIGTERM."""
         self.is_leaving = True
         self._leaving = self.process.context.run(self._loop.create_task, self._leave(gone))
+
+    def delude(self, seconds: float) -> None:
+        """Let its lease end and its mirror stand still, and have it go on as if nothing were, reading what is there.
+
+        Neither its clock nor its mirror tells it any more; what stops it are etcd and the API server (P4).
+        """
+        self._believed = dict(self.ownership.owned) if self.keeper.held() else {}
+        self.process.is_deluded = self.keeper.is_idle = True
+        self.following.hold(seconds)
+        self._loop.call_later(seconds, self._come_to, context=self.process.context)
+
+    def _come_to(self) -> None:
+        self.process.is_deluded = self.keeper.is_idle = False
+        self._believed = {}
 
     def serve(self, decide: Decide[T]) -> asyncio.Task[T]:
         """Carry out an intent, as the API does."""
@@ -148,10 +164,13 @@ class Replica:
         gone()
 
     def _epoch(self, shard: ShardId) -> int | None:
-        return self.ownership.epoch(shard)
+        return self._believed.get(shard) or self.ownership.epoch(shard)
 
     def _holds(self, shard: ShardId) -> int | None:
-        return self.ownership.holds(shard)
+        return self._believed.get(shard) or self.ownership.holds(shard)
+
+    def _remaining(self) -> float:
+        return 1.0 if self._believed else self.keeper.remaining()
 
     def _look(self) -> None:
         self.ownership.look()

@@ -2,8 +2,9 @@
 
 import pytest
 
-from tests.simulation.mutations import MUTATIONS, Mutation
+from tests.simulation.mutations import MUTATIONS, OVERTAKEN, Mutation, compare_nothing
 from tests.simulation.runs import outcomes
+from tests.simulation.world import REFUSED
 
 SEEDS = 1000
 
@@ -17,3 +18,13 @@ def test_a_guard_that_is_taken_out_is_missed(mutation: Mutation, monkeypatch: py
     assert found is not None, f"{SEEDS} histories without a broken promise"
     assert found.violation is not None
     assert found.violation.promise in mutation.promises, found.violation
+
+
+def test_where_nothing_compares_the_policy_alone_stops_who_was_overtaken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """P4: the same histories without it are found out by the mutation "nothing compares, and no policy"."""
+    compare_nothing(monkeypatch)
+
+    told = list(outcomes(range(100), OVERTAKEN))
+
+    assert [outcome.violation for outcome in told if outcome.violation] == []
+    assert sum(outcome.tried.get(REFUSED, 0) for outcome in told) > 0

@@ -47,6 +47,9 @@ CONVERGED_WITHIN = 400.0
 """Seconds after the faults have ended within which everything has come to its end (P5): the longest deadline that can
 have begun, and more."""
 
+REFUSED = "kube: refused by the policy"
+"""How an outcome counts what the admission policy did."""
+
 
 class Outcome(NamedTuple):
     """What became of one seed."""
@@ -96,6 +99,8 @@ class World:
         except BrokenPromise as broken:
             violation = broken.violation
         seconds = self.loop.time()
+        if self.kube.refused:
+            self.wire.tried[REFUSED] = self.kube.refused
         self.checker.is_off = True
         self.loop.tear_down(self.processes)
         return Outcome(
@@ -265,6 +270,7 @@ class World:
             "jump clock": lambda: self._jump(name, (fault.size - 0.5) * 60),
             "delete workflow": lambda: self._delete_by_hand(WORKFLOW, fault.size),
             "delete job": lambda: self._delete_by_hand(BMC_JOB, fault.size),
+            "overtaken": lambda: self._delude(name, TTL + seconds),
             "tinkerbell away": lambda: self._take_tinkerbell_away(seconds),
         }
         begin[fault.kind]()
@@ -317,6 +323,16 @@ class World:
             self.streams.stall(replica.process)
         else:
             replica.following.stall()
+
+    def _delude(self, name: str, seconds: float) -> None:
+        """Where nothing but the policy could stop it, it is only stopped for as long."""
+        replica = self.replicas.get(name)
+        if replica is None or replica.is_leaving or not replica.process.runs or not replica.mirror.synced:
+            return
+        if self.kube.refuses_older_epochs:
+            replica.delude(seconds)
+        else:
+            self.pause(name, seconds)
 
     def _delete_by_hand(self, resource: Resource, size: float) -> None:
         names = [obj["metadata"]["name"] for obj in self.kube.all(resource)]
