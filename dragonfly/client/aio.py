@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 import aiohttp
 
@@ -14,6 +14,9 @@ from dragonfly.client import calls
 from dragonfly.client.calls import Answer, Document, Patience, Request, Value
 from dragonfly.client.errors import ApiError
 from dragonfly.client.stream import SILENCE, Event, Follower
+
+_Sends: TypeAlias = list[object]
+"""An entry for each time that a request was sent."""
 
 _BROKEN = (aiohttp.ClientError, TimeoutError, ConnectionError)
 
@@ -32,7 +35,7 @@ class AsyncClient:
 
     async def __aenter__(self) -> Self:
         # Streams stay open: they must not use up what other requests need.
-        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), trace_configs=[_counting()])
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -60,11 +63,24 @@ class AsyncClient:
 
     async def replace(self, kind: str, document: Mapping[str, Any]) -> Document:
         """As `Client.replace`."""
-        return await self._send(calls.put(kind, document))
+        try:
+            return await self._send(calls.put(kind, document))
+        except ApiError as refused:
+            present = await self._send(calls.look_back(kind, document["metadata"]["name"], refused))
+            if not calls.is_written(document, present):
+                raise
+            self._written = max(self._written, present["metadata"]["revision"])
+            return present
 
     async def delete(self, kind: str, name: str, *, revision: int | None = None) -> None:
         """As `Client.delete`."""
-        await self._send(calls.delete(kind, name, revision))
+        try:
+            await self._send(calls.delete(kind, name, revision))
+        except ApiError as refused:
+            if refused.again and refused.status == calls.NOT_FOUND:
+                return
+            if not calls.is_deleting(await self._send(calls.look_back(kind, name, refused))):
+                raise
 
     async def provision(
         self, machine: str, template: str, *, parameters: Mapping[str, Any] | None = None, reason: str = ""
@@ -102,7 +118,7 @@ class AsyncClient:
         return self.events(since=None, snapshot=True, kind=kind, **filters)
 
     async def _stream(self, follower: Follower) -> AsyncIterator[bytes]:
-        request = follower.request()
+        request = follower.request(at_least=self._written)
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=3, sock_read=SILENCE)
         async with self._ask(request, timeout) as response:
             if response.status != 200:
@@ -122,21 +138,25 @@ class AsyncClient:
 
     async def _patiently(self, request: Request) -> Answer:
         patience = Patience(time.monotonic(), self._patience)
+        again = False
         while True:
             answer, error = await self._try(request)
             if answer is not None and not calls.worth_another_try(answer):
-                return answer
+                return answer._replace(again=again or answer.again)
+            again = True
             await asyncio.sleep(patience.pause(time.monotonic(), answer, error))
 
     async def _try(self, request: Request) -> tuple[Answer | None, Exception | None]:
+        sent: _Sends = []
         try:
-            async with self._ask(request, self._timeout) as response:
-                return Answer(response.status, response.headers, await response.read()), None
+            async with self._ask(request, self._timeout, sent) as response:
+                body = await response.read()
+                return Answer(response.status, response.headers, body, again=len(sent) > 1), None
         except _BROKEN as error:
             return None, error
 
     def _ask(
-        self, request: Request, timeout: aiohttp.ClientTimeout
+        self, request: Request, timeout: aiohttp.ClientTimeout, sent: _Sends | None = None
     ) -> contextlib.AbstractAsyncContextManager[aiohttp.ClientResponse]:
         assert self._session is not None, "use it as `async with AsyncClient(...)`"
         return self._session.request(
@@ -146,4 +166,17 @@ class AsyncClient:
             headers={**self._headers, **request.headers},
             timeout=timeout,
             allow_redirects=False,
+            trace_request_ctx=sent,
         )
+
+
+def _counting() -> aiohttp.TraceConfig:
+    """Note each time that a request is sent: aiohttp repeats a PUT or DELETE by itself if a kept connection breaks."""
+
+    async def note(_session: aiohttp.ClientSession, context: Any, _sent: object) -> None:
+        if context.trace_request_ctx is not None:
+            context.trace_request_ctx.append(None)
+
+    config = aiohttp.TraceConfig()
+    config.on_request_headers_sent.append(note)
+    return config

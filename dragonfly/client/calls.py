@@ -1,7 +1,8 @@
 """Requests built and answers read: what the synchronous and the asynchronous client have in common. No I/O.
 
 Each request may be sent again without harm: reads are reads, POST carries an Idempotency-Key, PUT and DELETE carry
-If-Match. So a replica that dies under a request costs time, and no error.
+If-Match. So a replica that dies under a request costs time, and no error: if the first try of a PUT or DELETE was
+carried out and its answer lost, the second is refused, and what is there by then tells that it was the first.
 """
 
 import json
@@ -16,6 +17,9 @@ from dragonfly.client.errors import TEMPORARY, ApiError, Unreachable
 API: Final = "/api/v1"
 PATIENCE: Final = 15.0
 """Seconds to go on trying: longer than a lease and a load balancer's checks need."""
+
+NOT_FOUND: Final = 404
+PRECONDITION_FAILED: Final = 412
 
 _LONGEST_PAUSE: Final = 2.0
 
@@ -36,6 +40,8 @@ class Answer(NamedTuple):
     status: int
     headers: Mapping[str, str]
     body: bytes
+    again: bool = False
+    """It is not the first try's, which may have been carried out."""
 
 
 def collection(kind: str) -> str:
@@ -74,8 +80,29 @@ def shown(answer: Answer) -> Document:
     """
     document = _json(answer.body)
     if answer.status >= 300:
-        raise ApiError(answer.status, document)
+        raise ApiError(answer.status, document, again=answer.again)
     return document
+
+
+def look_back(kind: str, name: str, refused: ApiError) -> Request:
+    """Read what is there instead of what was to be replaced or deleted.
+
+    Raises:
+        ApiError: `refused`, for no earlier try can be to blame for it.
+    """
+    if not refused.again or refused.status != PRECONDITION_FAILED:
+        raise refused
+    return read(collection(kind), name, query={"minRevision": refused.problem.get("currentRevision")})
+
+
+def is_written(document: Mapping[str, Any], present: Mapping[str, Any]) -> bool:
+    """Whether what is there is what was sent. What is never shown, such as a password, counts as another."""
+    return _essence(document) == _essence(present)
+
+
+def is_deleting(present: Mapping[str, Any]) -> bool:
+    """Whether the object is on its way out, as machines are until their cluster has let go of them."""
+    return bool((present.get("status") or {}).get("phase") == "Deleting")
 
 
 def revision_of(answer: Answer) -> int:
@@ -113,6 +140,11 @@ class Patience:
         if answer is not None:
             raise ApiError(answer.status, _json(answer.body))
         raise Unreachable(str(error)) from error
+
+
+def _essence(document: Mapping[str, Any]) -> tuple[Any, ...]:
+    metadata = document["metadata"]
+    return document.get("spec"), metadata.get("labels") or {}, sorted(metadata.get("tags") or [])
 
 
 def _target(path: tuple[str, ...], query: Mapping[str, Value]) -> str:

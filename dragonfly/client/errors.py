@@ -18,14 +18,16 @@ class Unreachable(ClientError):
 class ApiError(ClientError):
     """Dragonfly refuses; asking the same again gives the same."""
 
-    def __init__(self, status: int, problem: Mapping[str, Any]) -> None:
+    def __init__(self, status: int, problem: Mapping[str, Any], *, again: bool = False) -> None:
         """Take the answer apart.
 
         Args:
             status: HTTP's.
             problem: the problem document (RFC 9457); empty if the answer was something else.
+            again: it is not the first try that is refused, and an earlier one may have been carried out.
         """
         self.status = status
+        self.again = again
         self.problem = problem
         self.type = str(problem.get("type", "")).removeprefix("/problems/")
         self.temporary = status in TEMPORARY

@@ -78,14 +78,18 @@ class Follower:
         self._failures = 0
         self._parser = Parser()
 
-    def request(self) -> Request:
-        """What to ask for on a new connection."""
+    def request(self, *, at_least: int = 0) -> Request:
+        """What to ask for on a new connection.
+
+        Args:
+            at_least: a revision that the beginning must hold, such as that of an own write; 0 for any.
+        """
         self._unsaid.clear()
         self._parser = Parser()
         query = {"snapshot": self._snapshot, "etcd": self._etcd or None, **self._filters}
-        request = read("events", query=query, accept=EVENT_STREAM)
         if self.position is None:
-            return request
+            return read("events", query={"minRevision": at_least or None, **query}, accept=EVENT_STREAM)
+        request = read("events", query=query, accept=EVENT_STREAM)
         return request._replace(headers={**request.headers, "Last-Event-ID": str(self.position)})
 
     def take(self, data: bytes) -> list[Event]:

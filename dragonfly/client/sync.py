@@ -71,12 +71,28 @@ class Client:
         return self._send(calls.post(calls.collection(kind), body=document))
 
     def replace(self, kind: str, document: Mapping[str, Any]) -> Document:
-        """Write back what was read; raises `ApiError` (412) if it has changed since."""
-        return self._send(calls.put(kind, document))
+        """Write back what was read; raises `ApiError` (412) if it has changed since.
+
+        Also, after a lost answer, if nobody can tell: what is never shown, such as a password, cannot be compared.
+        """
+        try:
+            return self._send(calls.put(kind, document))
+        except ApiError as refused:
+            present = self._send(calls.look_back(kind, document["metadata"]["name"], refused))
+            if not calls.is_written(document, present):
+                raise
+            self._written = max(self._written, present["metadata"]["revision"])
+            return present
 
     def delete(self, kind: str, name: str, *, revision: int | None = None) -> None:
         """Delete an object: as it was at `revision`, or as it is."""
-        self._send(calls.delete(kind, name, revision))
+        try:
+            self._send(calls.delete(kind, name, revision))
+        except ApiError as refused:
+            if refused.again and refused.status == calls.NOT_FOUND:
+                return
+            if not calls.is_deleting(self._send(calls.look_back(kind, name, refused))):
+                raise
 
     def provision(
         self, machine: str, template: str, *, parameters: Mapping[str, Any] | None = None, reason: str = ""
@@ -116,7 +132,7 @@ class Client:
         return self.events(since=None, snapshot=True, kind=kind, **filters)
 
     def _stream(self, follower: Follower) -> Iterator[bytes]:
-        request = follower.request()
+        request = follower.request(at_least=self._written)
         response = self._http.request(
             request.method,
             self._url + request.target,
@@ -145,10 +161,12 @@ class Client:
 
     def _patiently(self, request: Request) -> Answer:
         patience = Patience(time.monotonic(), self._patience)
+        again = False
         while True:
             answer, error = self._try(request)
             if answer is not None and not calls.worth_another_try(answer):
-                return answer
+                return answer._replace(again=again)
+            again = True
             self._pause(patience.pause(time.monotonic(), answer, error))
 
     def _try(self, request: Request) -> tuple[Answer | None, Exception | None]:

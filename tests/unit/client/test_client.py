@@ -1,7 +1,10 @@
 """The client against a real replica of the API on a socket."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import itertools
+import json
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from itertools import pairwise
 
 import pytest
@@ -10,8 +13,9 @@ from hypothesis import strategies as st
 
 from dragonfly.client import ApiError, AsyncClient, Client, Event, Unreachable
 from dragonfly.client.stream import Follower, Parser
+from tests.contract.proxy import Proxy
 from tests.unit.api.replicas import TOKEN, Replica, World, mac, machine_document, template_document
-from tests.unit.api.streaming import PATIENCE, served
+from tests.unit.api.streaming import PATIENCE, served, until
 
 
 @pytest.fixture
@@ -78,6 +82,143 @@ async def test_it_follows_changes_over_broken_connections(replica: Replica, url:
 
     assert found == [f"m-{number}" for number in range(5)]
     assert follower.position == replica.mirror.revision
+
+
+async def test_so_does_the_synchronous_one(replica: Replica, url: str) -> None:
+    found: list[str] = []
+
+    def follow(since: int) -> None:
+        with Client(url, TOKEN) as client:
+            for event in client.events(since=since):
+                found.append(event.name)
+                if len(found) == 5:
+                    return
+
+    following = asyncio.create_task(asyncio.to_thread(follow, replica.mirror.revision))
+    for number in range(5):
+        await replica.machine(f"m-{number}", mac(number))
+        await until(lambda many=number: len(found) > many)  # type: ignore[misc]
+        for stream in tuple(replica.streams._open):
+            stream._abort()
+    await following
+
+    assert found == [f"m-{number}" for number in range(5)]
+
+
+@pytest.fixture
+async def proxy(url: str) -> AsyncIterator[Proxy]:
+    proxy = Proxy(int(url.rpartition(":")[2]))
+    yield proxy
+    proxy.close()
+
+
+async def test_a_change_whose_answer_was_lost_is_found_to_be_made(replica: Replica, proxy: Proxy) -> None:
+    """The second try is refused, for the first was carried out."""
+    await replica.machine("m-1", mac(1))
+    await replica.template()
+    async with AsyncClient(proxy.url, TOKEN) as client:
+        machine, template = await client.get("Machine", "m-1"), await client.get("Template", "ubuntu")
+        machine["metadata"]["labels"] = {"site": "fra"}
+        proxy.lose_next_answer()
+        replaced = await client.replace("Machine", machine)
+        assert proxy.lost.is_set()
+        seen = await client.get("Machine", "m-1")
+        for kind, document in (("Machine", replaced), ("Template", template)):
+            proxy.lost.clear()
+            proxy.lose_next_answer()
+            await client.delete(kind, document["metadata"]["name"], revision=document["metadata"]["revision"])
+            assert proxy.lost.is_set()
+        left = await client.get("Machine", "m-1")
+        with pytest.raises(ApiError) as gone:
+            await client.get("Template", "ubuntu")
+
+    assert replaced == seen
+    assert replaced["metadata"]["labels"] == {"site": "fra"}
+    assert left["status"]["phase"] == "Deleting"
+    assert gone.value.status == 404
+
+
+async def test_the_synchronous_one_finds_it_too(replica: Replica, proxy: Proxy) -> None:
+    await replica.template()
+
+    def work() -> dict[str, str]:
+        with Client(proxy.url, TOKEN) as client:
+            template = client.get("Template", "ubuntu")
+            template["metadata"]["labels"] = {"site": "fra"}
+            proxy.lose_next_answer()
+            replaced = client.replace("Template", template)
+            assert proxy.lost.is_set()
+            proxy.lost.clear()
+            proxy.lose_next_answer()
+            client.delete("Template", "ubuntu", revision=replaced["metadata"]["revision"])
+            assert proxy.lost.is_set()
+            labels: dict[str, str] = replaced["metadata"]["labels"]
+            return labels
+
+    assert await asyncio.to_thread(work) == {"site": "fra"}
+
+
+async def test_somebody_elses_change_after_a_lost_answer_is_not_taken_for_the_own(
+    replica: Replica, proxy: Proxy
+) -> None:
+    made = await replica.machine("m-1", mac(1))
+    async with AsyncClient(proxy.url, TOKEN) as client:
+        stale = json.loads(json.dumps(made))
+        stale["metadata"]["tags"] = ["mine"]
+        made["metadata"]["tags"] = ["theirs"]
+        await client.replace("Machine", made)
+        proxy.lose_next_answer()
+        with pytest.raises(ApiError) as changed:
+            await client.replace("Machine", stale)
+        proxy.lost.clear()
+        proxy.lose_next_answer()
+        with pytest.raises(ApiError) as kept:
+            await client.delete("Machine", "m-1", revision=stale["metadata"]["revision"])
+
+    assert proxy.lost.is_set()
+    assert [changed.value.status, kept.value.status] == [412, 412]
+
+
+@pytest.mark.parametrize("synchronous", [False, True])
+async def test_a_snapshot_holds_what_the_client_has_written_whoever_answers(
+    synchronous: bool, replica: Replica, proxy: Proxy
+) -> None:
+    """P9: it is written through one replica and followed through another, which is behind."""
+    other = Replica("b", replica.store, itertools.repeat(""))
+    other.watch.hold()
+
+    def work(begun: Callable[[], None]) -> list[Event]:
+        with Client(proxy.url, TOKEN) as client:
+            client.create("Machine", machine_document("m-1", mac(1)))
+            begun()
+            found = client.watch("Machine")
+            return [next(found), next(found)]
+
+    async def work_async(begun: Callable[[], None]) -> list[Event]:
+        async with AsyncClient(proxy.url, TOKEN) as client:
+            await client.create("Machine", machine_document("m-1", mac(1)))
+            begun()
+            found = client.watch("Machine")
+            return [await anext(found), await anext(found)]
+
+    async with served(other) as elsewhere, asyncio.timeout(PATIENCE):
+        begin = partial(proxy.lead_to, int(elsewhere.rpartition(":")[2]))
+        waiting = other.mirror.wait_for
+        asked = asyncio.Event()
+
+        async def noted(revision: int, timeout: float) -> None:
+            asked.set()
+            await waiting(revision, timeout)
+
+        other.mirror.wait_for = noted  # type: ignore[method-assign]
+        working = asyncio.create_task(asyncio.to_thread(work, begin) if synchronous else work_async(begin))
+        await asked.wait()
+        other.watch.go_on()
+        reset, created = await working
+        await other.http.aclose()
+
+    assert reset.revision == created.revision == replica.store.revision
+    assert (reset.name, created.name) == ("snapshot", "m-1")
 
 
 async def test_nobody_who_answers_is_told_as_such() -> None:
