@@ -107,11 +107,7 @@ def _write_without_version(patch: pytest.MonkeyPatch) -> None:
 
 
 def _patch_without_epoch(patch: pytest.MonkeyPatch) -> None:
-    async def patched(self: Any, ref: Any, body: Any, *, given: Any, subresource: str = "") -> Any:
-        stamped = fence._with_precondition({"metadata": {}, **body}, given)
-        return await self._fenced(lambda: self._kube.patch(ref, stamped, subresource=subresource))
-
-    patch.setattr(Fence, "patch", patched)
+    patch.setattr(fence, "EPOCH", "dragonfly.io/something-else")
 
 
 def compare_nothing(patch: pytest.MonkeyPatch) -> None:
