@@ -119,6 +119,12 @@ class Parts:
             group.create_task(self.guard.run())
             group.create_task(self._recorder.run())
 
+    async def quiesce(self, shard: ShardId) -> None:
+        """Take up nothing more of the shard, and return once nothing is under way that its claim stands for."""
+        await self.controller.quiesce(shard)
+        if shard.shard == 0:
+            await self.guard.quiesce()
+
 
 class Tended:
     """One cluster, from its registration to its removal."""
@@ -183,9 +189,10 @@ class Tended:
             if not work.done():
                 await self._rest(parts)
         finally:
-            self.parts = None
             await _ended(changed)
             await _ended(work)
+            # Not before: whoever asks for a shard meanwhile waits for what these have under way.
+            self.parts = None
             await parts.connection.close()
         if not work.cancelled():
             work.result()
@@ -195,7 +202,7 @@ class Tended:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_PATIENCE):
                 for shard in self._owned():
-                    await parts.controller.quiesce(shard)
+                    await parts.quiesce(shard)
 
     def _owned(self) -> list[ShardId]:
         return [shard for shard in self._ownership.owned if shard.cluster == self.name]
@@ -283,8 +290,8 @@ class Clusters:
             controller.lost(shard)
 
     async def quiesce(self, shard: ShardId) -> None:
-        if controller := self._controller(shard):
-            await controller.quiesce(shard)
+        if parts := self._parts(shard):
+            await parts.quiesce(shard)
 
     async def run(self) -> None:
         """Be connected to what is registered, until cancelled; ends only if `local` fails, which is a bug."""
@@ -364,8 +371,12 @@ class Clusters:
         return Setup(source, spec.namespace or NAMESPACE, spec.shards, limits, cluster.server, trouble)
 
     def _controller(self, shard: ShardId) -> ClusterController | None:
+        parts = self._parts(shard)
+        return parts.controller if parts is not None else None
+
+    def _parts(self, shard: ShardId) -> Parts | None:
         tended = self._tended.get(shard.cluster)
-        return tended.parts.controller if tended is not None and tended.parts is not None else None
+        return tended.parts if tended is not None else None
 
 
 async def _ended(task: asyncio.Task[object]) -> None:

@@ -118,6 +118,7 @@ class Guard:
         self._now = now
         self._changed = changed
         self._due = 0.0
+        self._looking = asyncio.Lock()
         self._repairs = 0
         self._right: dict[Ref, Object] = {}
         """The specs as the API server showed them when they were right, with what it may have filled in."""
@@ -128,8 +129,17 @@ class Guard:
             if not self._mine():
                 self._rest()
             elif self._clock() >= self._due:
-                self._due = self._clock() + await self.look()
+                async with self._looking:
+                    self._due = self._clock() + await self.look()
             await asyncio.sleep(_GLANCE)
+
+    async def quiesce(self) -> None:
+        """Return once no look, and so no write of one, is under way: only then may the first shard be given up.
+
+        A next one begins only while the task is this replica's.
+        """
+        async with self._looking:
+            return
 
     async def look(self) -> float:
         """Set right what is not, and return the seconds until the next look."""

@@ -4,12 +4,14 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
 
-from dragonfly.clusters import Clusters, Means, Setup
+from dragonfly import clusters
+from dragonfly.clusters import Clusters, Means, Parts, Setup
 from dragonfly.intent.clusters import kubeconfig_place
 from dragonfly.kube.credentials import Inline
 from dragonfly.model.cluster import Cluster, ClusterSpec
@@ -23,6 +25,7 @@ from dragonfly.store.seal import Seal
 from dragonfly.store.values import Delete, Put
 from dragonfly.swarm.ownership import Ownership
 from dragonfly.swarm.roster import Roster
+from dragonfly.swarm.shards import ShardId
 from dragonfly.telemetry.metrics import Metrics
 from tests.unit.store_model import StoreModel, Watch
 
@@ -108,6 +111,10 @@ class World:
             while not holds():  # noqa: ASYNC110 - what is waited for tells nobody
                 await asyncio.sleep(0.02)
 
+    def parts(self, name: str) -> Parts | None:
+        tended = self.clusters._tended.get(name)
+        return tended.parts if tended is not None else None
+
     def reason(self, name: str) -> str:
         reach = self.clusters.unreached.get(name)
         return reach.reason if reach is not None else ""
@@ -159,6 +166,89 @@ async def test_one_that_does_not_open_is_connected_to_once_it_does(world: World)
         while world.server[8:] not in (found := (await world.clusters.check("fra")).error):
             assert "another place" in found or "connected" in found
             await asyncio.sleep(0.02)
+
+
+class Slow:
+    """A cluster's parts whose write has been sent, and whose answer does not come before `answered`."""
+
+    def __init__(self) -> None:
+        self.answered = asyncio.Event()
+        self.began = asyncio.Event()
+        self.ending = asyncio.Event()
+        self.twins = SimpleNamespace(trouble="it is being connected", reachable=False)
+        self.queue = SimpleNamespace(depth=0)
+        self.controller = self.guard = self.connection = self
+        self.state = None
+
+    async def run(self) -> None:
+        self.began.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.ending.set()
+            await self.answered.wait()
+
+    def gained(self, shard: ShardId) -> None: ...
+
+    async def quiesce(self, _shard: ShardId) -> None:
+        await self.answered.wait()
+
+    async def close(self) -> None: ...
+
+
+async def test_a_shard_is_not_given_up_under_a_write_of_a_connection_that_ends(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P4: the cluster is set up otherwise, and somebody asks for the shard while the last write is still out."""
+    made: list[Slow] = []
+
+    def make(name: str, *args: Any) -> Slow | Parts:
+        if name != "fra":
+            return Parts(name, *args)
+        made.append(Slow())
+        return made[-1]
+
+    monkeypatch.setattr(clusters, "Parts", make)
+    await world.register("fra")
+    await world.until(lambda: bool(made) and made[0].began.is_set())
+    world.server = world.server.replace("https", "http")
+    await world.register("fra")
+    async with asyncio.timeout(20):
+        await made[0].ending.wait()
+
+    quiet = asyncio.create_task(world.clusters.quiesce(ShardId("fra", 0)))
+    done, _ = await asyncio.wait({quiet}, timeout=0.1)
+    assert not done, "it was called quiet while a write was under way"
+
+    made[0].answered.set()
+    async with asyncio.timeout(20):
+        await quiet
+    await world.until(lambda: len(made) == 2)
+    made[1].answered.set()
+
+
+async def test_the_first_shard_is_given_up_once_its_policy_is_not_being_written(world: World) -> None:
+    """P4: the guard's writes are under the first shard's claim, as are the controller's."""
+    await world.register("fra")
+    await world.until(lambda: world.parts("fra") is not None)
+    parts = world.parts("fra")
+    assert parts is not None
+    waited: list[str] = []
+    answered = asyncio.Event()
+
+    async def quiesce() -> None:
+        waited.append("guard")
+        await answered.wait()
+
+    parts.guard.quiesce = quiesce  # type: ignore[method-assign]
+    await asyncio.wait_for(world.clusters.quiesce(ShardId("fra", 1)), 20)
+    assert waited == []
+
+    first = asyncio.create_task(world.clusters.quiesce(ShardId("fra", 0)))
+    await world.until(lambda: waited == ["guard"])
+    assert not first.done()
+    answered.set()
+    await asyncio.wait_for(first, 20)
 
 
 async def test_since_when_says_no_more_than_is_known(world: World) -> None:

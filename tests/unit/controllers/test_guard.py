@@ -292,6 +292,38 @@ def test_what_was_made_meanwhile_is_not_overwritten() -> None:
     run(story)
 
 
+@pytest.mark.parametrize("verb", ["get", "apply"])
+def test_who_gives_the_first_shard_up_waits_for_what_is_under_way(verb: str) -> None:
+    """P4: a claim that was deleted under a write would have that arrive after the next owner's first."""
+
+    async def story(cluster: Cluster) -> None:
+        answer = cluster.kube.gate(verb)
+        await asyncio.sleep(3)
+        assert cluster.kube.waiting == {verb}
+        quiet = asyncio.create_task(cluster.guard.quiesce())
+        await asyncio.sleep(60)
+        assert not quiet.done()
+
+        cluster.mine = False
+        answer.set()
+        await asyncio.wait_for(quiet, 3)
+        calls = len(cluster.kube.calls)
+        await asyncio.sleep(1_000)
+        assert len(cluster.kube.calls) == calls
+
+    run(story)
+
+
+def test_a_guard_that_does_nothing_is_quiet_at_once() -> None:
+    async def story(cluster: Cluster) -> None:
+        await asyncio.sleep(10)
+        before = now()
+        await cluster.guard.quiesce()
+        assert now() == before
+
+    run(story)
+
+
 def test_an_old_api_server_knows_neither_the_object_nor_the_type() -> None:
     async def story(cluster: Cluster) -> None:
         cluster.kube.faults["apply"] += [NotFound("the server could not find the requested resource", status=404)]
