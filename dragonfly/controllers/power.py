@@ -25,6 +25,7 @@ from dragonfly.controllers.power_steps import (
     PowerSeen,
     PowerStep,
     ReadFailure,
+    RecordJobArmed,
     RecordJobArming,
     WithdrawJob,
     next_power_step,
@@ -47,7 +48,7 @@ from dragonfly.kube.power import (
 from dragonfly.kube.resources import BMC_JOB, BMC_MACHINE, BMC_TASK, Object, Ref
 from dragonfly.kube.tinkerbell import is_managed
 from dragonfly.model.machine import Condition, Machine, Observed
-from dragonfly.model.power import JobArming, PowerRequest, PowerResult, job_name
+from dragonfly.model.power import JobArming, PowerRequest, PowerResult, job_name, let_go
 from dragonfly.model.provision import Active
 from dragonfly.store import keys
 from dragonfly.store.mirror import Mirror
@@ -184,6 +185,8 @@ class PowerRun:
             case ArmJob(job):
                 if await self._patch(job, arming(self._machine.name), still=self._is_vouched):
                     self._tell("power.armed")
+            case RecordJobArmed():
+                await self._record_armed()
             case HaltJob(job):
                 await self._patch(job, halting(self._machine.name))
             case WithdrawJob(job):
@@ -226,6 +229,11 @@ class PowerRun:
         self.written = await self._fence.commit(Put(key, encode(request)), given=given)
         self._request, self._revision = request, self.written
         self._vouched_at = asked_at
+
+    async def _record_armed(self) -> None:
+        request, key = let_go(self._request), keys.power(self._machine.name)
+        self.written = await self._fence.commit(Put(key, encode(request)), given=[Unchanged(key, self._revision)])
+        self._request, self._revision = request, self.written
 
     async def _patch(self, job: JobView, body: Object, *, still: Callable[[], bool] = lambda: True) -> bool:
         """Patch the very Job that the step was decided from; if it is another by now, look at it and say False."""

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import msgspec
 
 from dragonfly.kube.power import JobView
+from dragonfly.kube.resources import is_older
 from dragonfly.model.machine import Machine
 from dragonfly.model.power import HARMLESS, PAST, PowerRequest
 
@@ -71,6 +72,10 @@ class ArmJob(msgspec.Struct, frozen=True):
     job: JobView
 
 
+class RecordJobArmed(msgspec.Struct, frozen=True):
+    """Record in etcd that it was let go: whoever finds it staged after that finds a cluster that was put back."""
+
+
 class WithdrawJob(msgspec.Struct, frozen=True):
     """Delete the staged Job, given its uid and resourceVersion: success proves that it never ran."""
 
@@ -103,7 +108,18 @@ class Pause(msgspec.Struct, frozen=True):
     seconds: float
 
 
-PowerStep = AskForJob | CreateJob | RecordJobArming | ArmJob | WithdrawJob | HaltJob | ReadFailure | Finish | Pause
+PowerStep = (
+    AskForJob
+    | CreateJob
+    | RecordJobArming
+    | ArmJob
+    | RecordJobArmed
+    | WithdrawJob
+    | HaltJob
+    | ReadFailure
+    | Finish
+    | Pause
+)
 
 
 def next_power_step(seen: PowerSeen, limits: PowerLimits) -> PowerStep:
@@ -152,8 +168,12 @@ def _follow(seen: PowerSeen, limits: PowerLimits) -> PowerStep:
         return Finish(succeeded=True, reason="Completed", message=_sentence(seen.request))
     if job.state == "Failed":
         return _failure(seen, job)
+    if job.staged and (arming.armed or is_older(job.resource_version, arming.resource_version)):
+        return _rewound(seen)
     if job.staged:
         return _let_go(seen, job, limits)
+    if not arming.armed:
+        return RecordJobArmed()
     if job.halted:
         return _failed("TimedOut", f"The BMC was not done within {limits.carry_out:.0f} s.")
     left = (arming.at + timedelta(seconds=limits.carry_out) - seen.now).total_seconds()
@@ -171,6 +191,16 @@ def _gone(seen: PowerSeen) -> PowerStep:
         "It may have run, so it is not created again."
     )
     return _failed("JobGone", message)
+
+
+def _rewound(seen: PowerSeen) -> PowerStep:
+    if not seen.asked:
+        return AskForJob()
+    message = (
+        "Its Job was let go, and is held back again, as after a restore of the cluster from a backup. "
+        "It may have run, so it is not let go again."
+    )
+    return _failed("JobRewound", message)
 
 
 def _failure(seen: PowerSeen, job: JobView) -> PowerStep:

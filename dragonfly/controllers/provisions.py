@@ -16,6 +16,7 @@ from dragonfly.controllers.conditions import synced, with_condition
 from dragonfly.controllers.eta import Durations
 from dragonfly.controllers.fence import Fence, Precondition, precondition_of
 from dragonfly.controllers.hardware import Blocked, HardwareLoop
+from dragonfly.controllers.rewound import is_rewound
 from dragonfly.controllers.steps import (
     Arm,
     AskAbout,
@@ -60,6 +61,7 @@ from dragonfly.model.provision import (
     WorkflowRef,
     advanced,
     ended,
+    seen_armed,
     summary_of,
     workflow_name,
 )
@@ -175,6 +177,7 @@ class ProvisionRun:
             raw=bool(self._template.raw),
             workflow=self._workflow,
             asked=self._asked,
+            seen_armed=self._seen_armed(),
             others=() if is_armed else self._others(),
             confirmed=frozenset(self._confirmed),
             hardware_ready=is_armed or hardware.ready(self._machine, netboot_for=provision.name),
@@ -206,6 +209,9 @@ class ProvisionRun:
     def _others(self) -> tuple[WorkflowView, ...]:
         found = self._cluster.twins.workflows_of(self._machine.name, self._machine.agent_id)
         return tuple(other for other in found if other.name != self._name and other.uid not in self._removed)
+
+    def _seen_armed(self) -> bool:
+        return self._workflow is not None and self._cluster.twins.was_armed(self._workflow.uid)
 
     def _staged_for(self) -> float:
         """Count a predecessor's staged Workflow from now: how long Tinkerbell has had it nobody tells."""
@@ -363,7 +369,8 @@ class ProvisionRun:
         except NotFound:
             _log.debug("workflow.gone_already", workflow=workflow.name)
         else:
-            self._unserved.add(workflow.uid)
+            if not is_rewound(self._provision, workflow, seen_armed=self._seen_armed()):
+                self._unserved.add(workflow.uid)
         if workflow.name == self._name:
             self._workflow, self._asked = None, True
         self._removed.add(workflow.uid)
@@ -385,7 +392,7 @@ class ProvisionRun:
     async def _record(self, changes: dict[str, Any]) -> None:
         if running_at := changes.get("running_at"):
             changes = {**changes, "eta": self._cluster.durations.eta(self._provision.spec.template, running_at)}
-        await self._put(advanced(self._provision, self._cluster.now(), **changes))
+        await self._put(seen_armed(advanced(self._provision, self._cluster.now(), **changes)))
         if "phase" in changes:
             self._tell("provision.running")
 

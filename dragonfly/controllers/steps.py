@@ -5,7 +5,8 @@ The promises P1 and P2 live here. A Workflow is created staged, which no agent i
 so it is never created again. What that transaction found out is believed for a moment only (`vouched`): whoever arms
 later, or after another replica's record, records it anew, so that no lock and no cancel is overtaken (P3). An end is
 reached only when the Workflow provably cannot run on: it ended itself, it was deleted under a precondition that shows
-that no agent was served, or it was halted.
+that no agent was served, or it was halted. One that was armed and is as it was at an earlier time, as in a cluster
+that was restored from a backup, is never armed again (`rewound`).
 
 A cached Workflow may be old. Whatever is decided from it is carried out under its uid and resourceVersion; that a
 Workflow does *not* exist, that the machine did *not* begin in time, and that another one is in the way is believed only
@@ -18,6 +19,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
+from dragonfly.controllers.rewound import is_rewound, rewound
 from dragonfly.kube.tinkerbell import WorkflowView
 from dragonfly.model.machine import Machine
 from dragonfly.model.provision import Problem, Provision, ProvisionPhase
@@ -44,6 +46,8 @@ class Limits(NamedTuple):
     """What Tinkerbell gets to take note of a staged Workflow, which changes its resourceVersion."""
     vouched: float = 3
     """From the look at etcd that arming is based on until it is sent, at the latest."""
+    note: float = 0.25
+    """From arming until it is written down that it was seen armed, if there is nothing else to write by then."""
     away: float = 5
     """Between two looks at whether a cluster that is away is reached again."""
 
@@ -64,6 +68,8 @@ class Seen(NamedTuple):
     workflow: WorkflowView | None
     asked: bool
     """`workflow` is the API server's answer in this very run, not the cache's."""
+    seen_armed: bool
+    """This replica has seen the Workflow armed, and then staged again."""
     others: tuple[WorkflowView, ...]
     """Other Workflows for the same machine or agent; like all that only the preparation asks for, told until arming."""
     confirmed: frozenset[str]
@@ -146,7 +152,7 @@ class HaltWorkflow(msgspec.Struct, frozen=True):
 
 
 class Record(msgspec.Struct, frozen=True):
-    """Write what is new in the provision's status."""
+    """Write what is new in the provision's status, and that its Workflow was seen armed."""
 
     changes: dict[str, Any]
 
@@ -338,6 +344,8 @@ def _follow(seen: Seen, limits: Limits) -> Step:
     assert arming is not None
     if workflow is None or workflow.uid != arming.uid:
         return _gone(seen)
+    if is_rewound(seen.provision, workflow, seen_armed=seen.seen_armed):
+        return Stop("Failed", rewound(workflow)) if seen.asked else AskForWorkflow()
     if workflow.staged:
         return _arm(seen, workflow, arming.resource_version)
     if workflow.rendering_error and workflow.state == "":
@@ -348,9 +356,11 @@ def _follow(seen: Seen, limits: Limits) -> Step:
         if agent not in {"", seen.machine.agent_id}:
             return _wrong_machine(seen, agent)
     changes = _news(seen, workflow)
-    if changes:
+    left = 0.0 if arming.armed else limits.note - (seen.now - arming.at).total_seconds()
+    if changes or (left <= 0 and not arming.armed):
         return Record(changes)
-    return Wait(_left(seen, limits))
+    # Tinkerbell has something to tell within milliseconds, and that is written anyway.
+    return Wait(min(left, limits.note) if left > 0 else _left(seen, limits))
 
 
 def _wrong_machine(seen: Seen, agent: str) -> Stop:

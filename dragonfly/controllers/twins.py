@@ -15,7 +15,7 @@ from dragonfly.kube.errors import KubeError
 from dragonfly.kube.port import Kube
 from dragonfly.kube.reflector import Reflector, without_managed_fields
 from dragonfly.kube.resources import BMC_JOB, BMC_MACHINE, HARDWARE, TEMPLATE, WORKFLOW, Object, Resource
-from dragonfly.kube.tinkerbell import MACHINE, MANAGED_BY, MANAGER, WorkflowView, workflow_view
+from dragonfly.kube.tinkerbell import MACHINE, MANAGED_BY, MANAGER, WorkflowView, is_staged, workflow_view
 
 _log = structlog.get_logger(__name__)
 
@@ -70,6 +70,7 @@ class Twins:
         self._silence = "the API server has not answered yet"
         self._by_machine: dict[str, set[str]] = {}
         self._jobs: dict[str, set[str]] = {}
+        self._armed: set[str] = set()
         ours = f"{MANAGED_BY}={MANAGER}"
         slim = without_managed_fields
         reflector = partial(Reflector, kube, namespace=namespace, slim=slim, clock=clock, random=random)
@@ -148,6 +149,10 @@ class Twins:
         names = self._by_machine.get(machine, set()) | self._by_machine.get(agent_id, set())
         return [workflow_view(obj) for name in sorted(names) if (obj := self.workflows.store.get(name))]
 
+    def was_armed(self, uid: str) -> bool:
+        """Whether a Workflow that is staged now was armed when last seen: a restored backup, or a foreign hand."""
+        return uid in self._armed
+
     @property
     def mentioned(self) -> Iterable[str]:
         """The machines and agents of all Workflows."""
@@ -174,6 +179,8 @@ class Twins:
                 del self._by_machine[key]
         for key in after - before:
             self._by_machine.setdefault(key, set()).add(name)
+        if old and new and is_staged(new) and not is_staged(old):
+            self._armed.add(new["metadata"]["uid"])
         for key in before | after:
             self._on_change(key)
 

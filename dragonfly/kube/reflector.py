@@ -2,11 +2,15 @@
 
 Order of truth: a list is taken without a resourceVersion, so the API server answers it from a quorum of etcd; the watch
 goes on from there. Within that history an object never goes back: an event that is older than what is stored for the
-same uid is dropped. A list that is older than what was seen before is another history (a restored backup), and
-replaces everything.
+same uid is dropped.
 
-resourceVersions are compared as integers, which Kubernetes documents since 1.35 and has always been so in practice;
-where one is not a number, what arrives last wins.
+A cluster that was put back from a backup has another history. A watch that goes on in it from the former one says
+nothing of what is another way now, and may say nothing at all for as long as the new one is the shorter (kube-apiserver
+1.36). It shows in an event, a bookmark or a list of before what was seen, or a listed object of before what is stored;
+then everything is replaced. But the new history may have become the longer one unseen. So a watch is gone on from only
+if the API server was not away for long enough to be put back; else the list is taken anew.
+
+resourceVersions are compared as integers; where one is not a number, what arrives last wins.
 """
 
 import asyncio
@@ -20,8 +24,8 @@ import structlog
 
 from dragonfly.kube.errors import Gone, KubeError, Throttled
 from dragonfly.kube.pacing import Backoff
-from dragonfly.kube.port import Kube, WatchEvent
-from dragonfly.kube.resources import Object, Resource
+from dragonfly.kube.port import Kube, Listing, WatchEvent
+from dragonfly.kube.resources import Object, Resource, is_older
 
 _log = structlog.get_logger(__name__)
 
@@ -39,8 +43,15 @@ by TCP keepalive; one that is frozen, only by a call."""
 _LONGEST_PAUSE: Final = 8.0
 """Seconds between two tries of a cluster that is away: it must not stay away much longer for us than it was."""
 
+_BLINK: Final = 2.0
+"""Seconds that nobody needs less of to stop a cluster's API servers and etcd, put that back and start them again."""
+
 _STEADY: Final = 30.0
 """Seconds that a watch must have lived for its end to count as no failure at all."""
+
+
+class _HistoryRestarted(Exception):
+    """The API server told something of before what it had told already."""
 
 
 class Reflector:
@@ -86,6 +97,9 @@ class Reflector:
         self._sleep = sleep
         self._backoff = Backoff(most=_LONGEST_PAUSE)
         self._must_list = True
+        self._is_other_history = False
+        self._alive_at = float("-inf")
+        """When, by the clock, the API server was last there, as far as this copy's own list and watch can tell."""
         self._task: asyncio.Task[None] | None = None
         self._log = _log.bind(resource=resource.plural, namespace=namespace)
 
@@ -115,9 +129,12 @@ class Reflector:
             began = self._clock()
             before = self.resource_version
             try:
-                if self._must_list:
+                if self._must_list or self._clock() - self._alive_at > _BLINK:
                     await self._list()
                 await self._follow()
+            except _HistoryRestarted:
+                self._must_list = self._is_other_history = True
+                self._backoff = self._backoff.worse()
             except Gone as error:
                 self._must_list = True
                 self._failed(error)
@@ -139,12 +156,12 @@ class Reflector:
     def _has_ended(self, obj: Object) -> bool:
         """Whether the watch has overtaken the answer and told the object's end, which it will not tell again."""
         stored = self.store.get(self._key(obj))
-        is_passed = bool(self.resource_version) and not _is_older(self.resource_version, _version(obj))
+        is_passed = bool(self.resource_version) and not is_older(self.resource_version, _version(obj))
         return is_passed and (stored is None or _uid(stored) != _uid(obj))
 
     async def _list(self) -> None:
         listing = await self._kube.list(self.resource, self._namespace, label_selector=self._label_selector)
-        is_other_history = _is_older(listing.resource_version, self.resource_version)
+        is_other_history = self._is_other_history or self._is_of_another_history(listing)
         if is_other_history:
             self._log.warning(
                 "kube.history_restarted", seen=self.resource_version, now=listing.resource_version, reason="restored?"
@@ -152,14 +169,25 @@ class Reflector:
         # What `observe` put in after the list was taken is not in the list, and not gone.
         listed = {self._key(item) for item in listing.items}
         for name in [name for name in self.store if name not in listed]:
-            if is_other_history or not _is_older(listing.resource_version, _version(self.store[name])):
+            if is_other_history or not is_older(listing.resource_version, _version(self.store[name])):
                 self._remove(name)
         for item in listing.items:
             self._put(item, is_other_history=is_other_history)
         self.resource_version = listing.resource_version
-        self._must_list = False
-        self._proven()
+        self._must_list = self._is_other_history = False
+        # Of a watch that keeps failing the list is no end of trouble.
+        self.fresh_at = self._alive_at = self._clock()
         self.synced.set()
+
+    def _is_of_another_history(self, listing: Listing) -> bool:
+        """Whether the list is of before what was seen, or an object in it; what `observe` put in since is no sign."""
+        if is_older(listing.resource_version, self.resource_version):
+            return True
+        stored = ((item, self.store.get(self._key(item))) for item in listing.items)
+        return any(
+            old is not None and _is_outdated(item, old) and not is_older(listing.resource_version, _version(old))
+            for item, old in stored
+        )
 
     async def _follow(self) -> None:
         """Take in changes until the server ends the stream."""
@@ -176,6 +204,8 @@ class Reflector:
                 self._take(event)
 
     def _take(self, event: WatchEvent) -> None:
+        if is_older(_version(event.object), self.resource_version):
+            raise _HistoryRestarted
         if event.type == "DELETED":
             name = self._key(event.object)
             if (old := self.store.get(name)) and not _is_outdated(event.object, old):
@@ -211,7 +241,7 @@ class Reflector:
             self._log.exception("kube.listener_failed", name=name)
 
     def _proven(self) -> None:
-        self.fresh_at = self._clock()
+        self.fresh_at = self._alive_at = self._clock()
         self.trouble = self.troubled_at = None
 
     def _failed(self, error: KubeError) -> None:
@@ -222,6 +252,7 @@ class Reflector:
 
     def _ended(self, *, lasted: float, progressed: bool) -> None:
         """The server closed the stream, as it does by plan after `timeout`, and without one in the middle of bursts."""
+        self._alive_at = self._clock()
         if lasted >= _STEADY:
             self._backoff = self._backoff.calm()
         elif progressed:
@@ -258,8 +289,4 @@ def _uid(obj: Object) -> str:
 
 def _is_outdated(obj: Object, stored: Object) -> bool:
     """Whether `obj` is an earlier state of the very object that is stored."""
-    return _uid(obj) == _uid(stored) and _is_older(_version(obj), _version(stored))
-
-
-def _is_older(left: str, right: str) -> bool:
-    return left.isdigit() and right.isdigit() and int(left) < int(right)
+    return _uid(obj) == _uid(stored) and is_older(_version(obj), _version(stored))

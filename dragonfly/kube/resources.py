@@ -100,3 +100,11 @@ def ref_of(obj: Mapping[str, Any]) -> Ref:
     resource = _BY_TYPE[obj["apiVersion"], obj["kind"]]
     metadata = obj["metadata"]
     return Ref(resource, metadata.get("namespace", ""), metadata["name"])
+
+
+def is_older(left: str, right: str) -> bool:
+    """Whether the one resourceVersion is of an earlier time than the other; False where one is not a number.
+
+    Kubernetes documents since 1.35 that they can be compared as integers, and it has always been so in practice.
+    """
+    return left.isdigit() and right.isdigit() and int(left) < int(right)

@@ -163,7 +163,7 @@ def halting(workflow: WorkflowView) -> Object:
 
 def workflow_view(obj: Object) -> WorkflowView:
     """Read a Workflow. Conditions' polarity is unreliable in Tinkerbell 0.25, so `reason: Error` counts as failure."""
-    metadata, spec, status = obj["metadata"], obj.get("spec", {}), obj.get("status", {})
+    metadata, status = obj["metadata"], obj.get("status", {})
     labels = metadata.get("labels", {})
     owned = labels.get(MANAGED_BY) == MANAGER
     current = status.get("currentState") or {}
@@ -174,7 +174,7 @@ def workflow_view(obj: Object) -> WorkflowView:
         resource_version=metadata["resourceVersion"],
         machine=labels.get(MACHINE, ""),
         provision=labels.get(PROVISION, "") if owned else "",
-        staged=bool(spec.get("disabled")) and state == "",
+        staged=is_staged(obj),
         state=state,
         agent_id=status.get("agentID", ""),
         served=bool(current),
@@ -184,6 +184,11 @@ def workflow_view(obj: Object) -> WorkflowView:
         actions=tuple(_action(action) for task in status.get("tasks", ()) for action in task.get("actions", ())),
         agents=tuple(task.get("agentID", "") for task in status.get("tasks", ())),
     )
+
+
+def is_staged(workflow: Object) -> bool:
+    """Whether a Workflow is disabled and has not begun."""
+    return bool(workflow.get("spec", {}).get("disabled")) and not workflow.get("status", {}).get("state")
 
 
 def differs(desired: Object, live: Object) -> bool:

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Literal
 
+import msgspec
+
 from dragonfly.model.values import Input, Value
 
 PowerAction = Literal["on", "off", "cycle", "reset", "pxe"]
@@ -36,6 +38,8 @@ class JobArming(Value, frozen=True, kw_only=True):
     resource_version: str
     epoch: int
     at: datetime
+    armed: bool = False
+    """It has been let go since. Staged once more it has gone back in time, and is never let go again."""
 
 
 class PowerRequest(Value, frozen=True, kw_only=True):
@@ -73,6 +77,14 @@ class PowerSummary(Value, frozen=True, kw_only=True):
     phase: PowerPhase
     requested_by: str
     requested_at: datetime
+
+
+def let_go(request: PowerRequest) -> PowerRequest:
+    """Return the request with the mark that its Job was let go; the very same if there is no more to mark."""
+    arming = request.arming
+    if arming is None or arming.armed:
+        return request
+    return msgspec.structs.replace(request, arming=msgspec.structs.replace(arming, armed=True))
 
 
 def summary_of_power(request: PowerRequest) -> PowerSummary:

@@ -53,6 +53,8 @@ class Arming(Value, frozen=True, kw_only=True):
     resource_version: str
     epoch: int
     at: datetime
+    armed: bool = False
+    """It has been seen armed since. Staged once more it has gone back in time, and is never armed again."""
 
 
 class Stopping(Value, frozen=True, kw_only=True):
@@ -186,6 +188,14 @@ def advanced(provision: Provision, now: datetime, **changes: Any) -> Provision:
     status = msgspec.structs.replace(provision.status, **changes)
     metadata = msgspec.structs.replace(provision.metadata, updated_at=now)
     return msgspec.structs.replace(provision, status=status, metadata=metadata)
+
+
+def seen_armed(provision: Provision) -> Provision:
+    """Return the provision with the mark that its Workflow was armed; the very same if there is no more to mark."""
+    arming = provision.arming
+    if arming is None or arming.armed:
+        return provision
+    return msgspec.structs.replace(provision, arming=msgspec.structs.replace(arming, armed=True))
 
 
 def ended(

@@ -11,7 +11,7 @@ from dragonfly.kube.resources import BMC_JOB, BMC_MACHINE, BMC_TASK, HARDWARE, T
 from dragonfly.kube.tinkerbell import MACHINE, PROVISION
 from dragonfly.model.machine import InstalledOs, Machine, Observed
 from dragonfly.model.power import PowerRequest
-from dragonfly.model.provision import TRANSITIONS, Provision, workflow_name
+from dragonfly.model.provision import TRANSITIONS, Provision, seen_armed, workflow_name
 from dragonfly.model.values import LOCAL
 from dragonfly.store import keys, records
 from dragonfly.store.values import Batch, Put
@@ -139,7 +139,7 @@ class Checker:
             self.broken("P1", f"{new.name} was changed after it had ended as {old.status.phase}")
         elif new.status.phase not in TRANSITIONS[old.status.phase]:
             self.broken("P1", f"{new.name} went from {old.status.phase} to {new.status.phase}")
-        if new.arming is not None and (old is None or old.arming is None or old.arming != new.arming):
+        if new.arming is not None and (old is None or seen_armed(old).arming != seen_armed(new).arming):
             self._check_arming_record(new, old, machine)
         self.provisions[new.name] = new
         if new.status.cancel is not None:

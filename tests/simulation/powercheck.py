@@ -7,7 +7,7 @@ from dragonfly.kube.power import job_view
 from dragonfly.kube.resources import BMC_JOB, Object
 from dragonfly.kube.tinkerbell import MACHINE
 from dragonfly.model.machine import Machine
-from dragonfly.model.power import HARMLESS, PowerRequest, PowerResult, job_name
+from dragonfly.model.power import HARMLESS, PowerRequest, PowerResult, job_name, let_go
 from dragonfly.store import keys
 from tests.simulation.etcd import EtcdServer
 from tests.simulation.rufio import Ran
@@ -55,7 +55,7 @@ class PowerChecker:
         again = [name for name in self._requests if name != new.name and self.keys[name] == self.keys[new.name]]
         if again:
             self._broken("P1", f"power action {new.name} is {again[0]} once more, under the same key")
-        if new.arming is not None and (old is None or old.arming != new.arming):
+        if new.arming is not None and (old is None or let_go(old).arming != let_go(new).arming):
             if machine.spec.locked is not None:
                 self._broken("P3", f"arming of {new.name} was recorded after {machine.name} had been locked")
             if old is not None and old.arming is not None and old.arming.uid != new.arming.uid:

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from dragonfly.kube.errors import AlreadyExists, Conflict, KubeError, NotFound
+from dragonfly.kube.errors import AlreadyExists, Conflict, KubeError, NotFound, Unreachable
 from dragonfly.kube.port import Listing, WatchEvent
 from dragonfly.kube.resources import HARDWARE, WORKFLOW, Object, Ref, Resource, ref_of
 from tests.admission import refusal
@@ -22,6 +22,13 @@ class Call(NamedTuple):
     kind: str
     name: str
     body: Object
+
+
+class Backup(NamedTuple):
+    """What the API server's etcd had at one moment."""
+
+    objects: dict[Ref, Object]
+    version_number: int
 
 
 class KubeModel:
@@ -37,8 +44,11 @@ class KubeModel:
         self.refuses_older_epochs = False
         """Whether the admission policy is in force."""
         self.silent: KubeError | None = None
-        """What a question for the version gets, if anything."""
+        """What a question for the version gets, if anything; all other calls, too, if it was stopped."""
+        self._stopped: KubeError | None = None
         self._broken: dict[Resource, Exception] = {}
+        self._uids = 0
+        self._histories = 0
         self._events: list[tuple[int, Resource, WatchEvent]] = []
         self._changed = asyncio.Event()
 
@@ -49,6 +59,7 @@ class KubeModel:
         return copy.deepcopy(self._held(ref))
 
     async def list(self, resource: Resource, namespace: str, *, label_selector: str = "") -> Listing:
+        self._check_there()
         items = [obj for ref, obj in self.objects.items() if ref.resource == resource and ref.namespace == namespace]
         return Listing(
             [copy.deepcopy(obj) for obj in items if _selected(obj, label_selector)], str(self.version_number)
@@ -115,6 +126,7 @@ class KubeModel:
         silence: float = 70,
     ) -> AsyncGenerator[WatchEvent, None]:
         self._check_watch(resource)
+        history = self._histories
         yield WatchEvent("BOOKMARK", {"metadata": {"resourceVersion": resource_version}})
         seen = int(resource_version)
         while True:
@@ -127,6 +139,8 @@ class KubeModel:
                 await self.gates["watch"].wait()
             await self._changed.wait()
             self._check_watch(resource)
+            if history != self._histories:
+                raise Unreachable("cut", maybe_done=False)
 
     # For tests.
 
@@ -156,13 +170,34 @@ class KubeModel:
         gone = {**held, "metadata": {**held["metadata"], "resourceVersion": str(self.version_number)}}
         self._tell(ref.resource, WatchEvent("DELETED", gone))
 
+    def backup(self) -> Backup:
+        return Backup(copy.deepcopy(self.objects), self.version_number)
+
+    async def restore(self, backup: Backup, *, within: float = 5) -> None:
+        """Stop, and go on from what the backup has, as an API server that is started again on a restored etcd.
+
+        Nobody is told what is another way then. A watch from a resourceVersion that is not reached again yet is silent.
+        """
+        self.silent = self._stopped = Unreachable("the API server was stopped", maybe_done=False)
+        self._histories += 1
+        self._changed.set()
+        await asyncio.sleep(within)
+        self.objects, self.version_number = copy.deepcopy(backup.objects), backup.version_number
+        self._events = [event for event in self._events if event[0] <= self.version_number]
+        self.silent = self._stopped = None
+
     def of(self, resource: Resource) -> dict[str, Object]:
         return {ref.name: obj for ref, obj in self.objects.items() if ref.resource == resource}
 
     def writes(self) -> Sequence[tuple[str, str]]:
         return [(call.verb, call.kind) for call in self.calls]
 
+    def _check_there(self) -> None:
+        if self._stopped:
+            raise self._stopped
+
     def _check_watch(self, resource: Resource) -> None:
+        self._check_there()
         if error := self._broken.get(resource):
             raise error
 
@@ -172,6 +207,7 @@ class KubeModel:
             await self.gates[verb].wait()
             self.waiting.discard(verb)
         await asyncio.sleep(0.001)
+        self._check_there()
         if self.faults[verb]:
             raise self.faults[verb].pop(0)
 
@@ -185,7 +221,8 @@ class KubeModel:
         return self.objects[ref]
 
     def _made(self, verb: str, ref: Ref, obj: Object) -> Object:
-        uid = f"uid-{self.version_number + 1}"
+        self._uids += 1
+        uid = f"uid-{self._uids}"
         metadata = {**_without_preconditions(obj["metadata"]), "uid": uid}
         return self._store(verb, ref, {**obj, "metadata": metadata}, obj, event="ADDED")
 

@@ -43,6 +43,7 @@ _TABLE: Final = (
     (1, lambda world, random: world.lock(locked=random.random() < 0.5)),
     (1, lambda world, _: world.delete_by_hand()),
     (1, lambda world, random: world.replace_by_hand(disabled=random.random() < 0.5)),
+    (1, lambda world, random: world.restore(random.choice((1, 2, 4, 8)))),
     (2, lambda world, random: world.pass_time(random.choice((0.1, 1, 50, 250)))),
 )
 _TROUBLE: Final = 7

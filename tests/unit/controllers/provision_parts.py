@@ -34,6 +34,7 @@ class Mutation(NamedTuple):
     end_without_halting: bool = False
     delete_what_runs: bool = False
     arm_on_an_old_record: bool = False
+    arm_the_rewound: bool = False
 
 
 class Record(NamedTuple):

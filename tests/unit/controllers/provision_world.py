@@ -25,6 +25,7 @@ from dragonfly.model.provision import (
     Stopping,
     advanced,
     ended,
+    seen_armed,
 )
 from dragonfly.model.values import Metadata
 from tests.unit.controllers.provision_judge import judge_armed, judge_arming, judge_result, judge_serving
@@ -59,7 +60,7 @@ class World:
         self.owner, self.epoch, self.claimed_at = "a", 1, 0
         self.workflows: list[Workflow | None] = [None]
         """Every state that the API server's one name has had; a cache is an index into it."""
-        self.versions = 0
+        self.versions, self.uids = 0, 0
         self.replicas = {name: Replica(name) for name in ("a", "b")}
         self.replicas["a"].epoch = 1
         self.handed: tuple[int, int] | None = None
@@ -110,6 +111,8 @@ class World:
         stopping = replica.record.provision.stopping
         if isinstance(step, steps.HaltWorkflow) and stopping is not None and self._ends_too_soon(step.workflow):
             step = steps.End(stopping.phase, stopping.error, {})
+        if self.mutation.arm_the_rewound and isinstance(step, steps.Stop) and step.error.reason == "WorkflowRewound":
+            step = _arming_again(replica)
         if self.mutation.delete_what_runs and isinstance(step, steps.HaltWorkflow):
             step = steps.RemoveWorkflow(step.workflow)
         if isinstance(step, steps.CreateWorkflow) and replica.record.provision.arming is not None:
@@ -226,8 +229,22 @@ class World:
     def replace_by_hand(self, *, disabled: bool = True) -> bool:
         """Somebody applies the object again from a file, labels and all."""
         self.delete_by_hand()
-        self.versions += 1
-        self.workflows.append(Workflow(self.versions, self.versions, disabled, by_hand=True))
+        self._append(disabled=disabled, by_hand=True)
+        return True
+
+    def restore(self, back: int) -> bool:
+        """The cluster's etcd is put back from a backup; people stop Tinkerbell first, so that it serves nothing armed.
+
+        What was armed was seen so by somebody: no restore is made in the moment between the patch and the mark.
+        """
+        index = max(len(self.workflows) - 1 - back, 0)
+        found, arming = self.workflows[index], self.provision.arming
+        is_unseen = arming is not None and not arming.armed and bool(self.armed) and not self.provision.ended
+        if is_unseen or (found is not None and not found.view.staged):
+            return False
+        self.versions = max((workflow.version for workflow in self.workflows[: index + 1] if workflow), default=0)
+        self.workflows.append(found)
+        self.log.append(f"restored to {found}")
         return True
 
     def pass_time(self, seconds: float) -> bool:
@@ -266,6 +283,7 @@ class World:
             raw=False,
             workflow=replica.workflow.view if replica.workflow else None,
             asked=replica.asked,
+            seen_armed=False,
             others=(),
             confirmed=frozenset(),
             hardware_ready=replica.hardware,
@@ -311,7 +329,7 @@ class World:
             case steps.RemoveWorkflow(view):
                 self._remove(replica, view)
             case steps.Record(changes):
-                return self._commit(replica, advanced(provision, self.now, **changes))
+                return self._commit(replica, seen_armed(advanced(provision, self.now, **changes)))
             case steps.Stop(phase, error):
                 stopping = Stopping(phase=phase, error=error)
                 return self._commit(replica, msgspec.structs.replace(provision, stopping=stopping))
@@ -356,10 +374,13 @@ class World:
         if self.workflow is not None:
             self._ask(replica)
             return True
-        self.versions += 1
-        self.workflows.append(Workflow(self.versions, self.versions, disabled=True))
+        self._append(disabled=True)
         replica.cache, replica.workflow, replica.staged_at = len(self.workflows) - 1, self.workflow, self.now
         return True
+
+    def _append(self, *, disabled: bool, by_hand: bool = False) -> None:
+        self.versions, self.uids = self.versions + 1, self.uids + 1
+        self.workflows.append(Workflow(self.uids, self.versions, disabled, by_hand=by_hand))
 
     def _is_as_seen(self, view: WorkflowView) -> bool:
         workflow = self.workflow
@@ -406,7 +427,7 @@ class World:
         workflow = self.workflow
         if self.handed is None:
             return None
-        if workflow is None or workflow.uid != self.handed[0]:
+        if workflow is None or workflow.uid != self.handed[0] or not workflow.actions:
             self.handed, self.running = None, False
             return None
         return workflow
@@ -416,3 +437,13 @@ class World:
         number = self.handed[1]
         actions = (*workflow.actions[:number], action, *workflow.actions[number + 1 :])
         return self._write(workflow, actions=actions, state=state)
+
+
+def _arming_again(replica: Replica) -> Step:
+    """What a replica would do that takes a staged Workflow for one that nobody armed yet."""
+    assert replica.workflow is not None
+    assert replica.record is not None
+    assert replica.record.provision.arming is not None
+    view = replica.workflow.view
+    is_recorded = replica.record.provision.arming.resource_version == view.resource_version
+    return steps.Arm(view) if is_recorded and replica.vouched_at is not None else steps.RecordArming(view)

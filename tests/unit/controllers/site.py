@@ -53,9 +53,9 @@ LIMITS: Final = Limits(prepare=100, silence=200, render=10, grace=20, settle=0.2
 
 
 class Site:
-    def __init__(self) -> None:
-        self.store = StoreModel()
-        self.kube = KubeModel()
+    def __init__(self, store: StoreModel | None = None, kube: KubeModel | None = None) -> None:
+        self.store = store or StoreModel()
+        self.kube = kube or KubeModel()
         self.tinkerbell = Tinkerbell(self.kube, NAMESPACE)
         self.mirror = Mirror(decode, clock=now, on_undecodable=lambda _key, _why: None)
         self.watch = Watch(self.store, self.mirror)
@@ -77,6 +77,10 @@ class Site:
             epoch=lambda _shard: self.epoch,
             around=around,
         )
+
+    def successor(self) -> "Site":
+        """Another replica, which has seen nothing of what was."""
+        return Site(self.store, self.kube)
 
     def _unseal(self, _: Machine) -> str:
         if self.unsealable:
@@ -132,6 +136,12 @@ class Site:
         machine = self.machine()
         spec = msgspec.structs.replace(machine.spec, **changes)
         await self.store.commit(Put(keys.machine(MACHINE), encode(msgspec.structs.replace(machine, spec=spec))))
+
+    async def observe(self, **changes: Any) -> None:
+        """Let the machine have been observed so before."""
+        held = self.store.items().get(keys.observed(MACHINE))
+        observed = self.observed() if held is not None else Observed()
+        await self.store.commit(Put(keys.observed(MACHINE), encode(msgspec.structs.replace(observed, **changes))))
 
     async def lock(self) -> None:
         await self.change_machine(locked=Locked(reason="audit", by="bea", at=self.time()))

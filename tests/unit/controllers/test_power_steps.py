@@ -17,6 +17,7 @@ from dragonfly.controllers.power_steps import (
     PowerSeen,
     PowerStep,
     ReadFailure,
+    RecordJobArmed,
     RecordJobArming,
     WithdrawJob,
     next_power_step,
@@ -31,6 +32,7 @@ LIMITS = PowerLimits(prepare=100, carry_out=200)
 REQUEST = PowerRequest(name="01JD", machine="m-1", action="cycle", requested_by="ann", requested_at=NOW)
 ARMING = JobArming(uid="u", resource_version="3", epoch=7, at=NOW)
 RUNNING = msgspec.structs.replace(REQUEST, phase="Running", arming=ARMING)
+LET_GO = msgspec.structs.replace(RUNNING, arming=msgspec.structs.replace(ARMING, armed=True))
 STAGED = JobView("df-power-01jd", "u", "3", "01JD", staged=True, halted=False, state="", message="")
 ARMED = STAGED._replace(staged=False, resource_version="4")
 LOCK = Locked(reason="audit", by="bea", at=NOW)
@@ -68,7 +70,17 @@ def test_it_is_created_recorded_and_armed_in_this_order() -> None:
     assert step(REQUEST, None) == CreateJob()
     assert step(REQUEST, STAGED) == RecordJobArming(STAGED)
     assert step(RUNNING, STAGED) == ArmJob(STAGED)
-    assert step(RUNNING, ARMED, after=50) == Pause(150)
+    assert step(RUNNING, ARMED) == RecordJobArmed()
+    assert step(LET_GO, ARMED, after=50) == Pause(150)
+
+
+@pytest.mark.parametrize(("request_", "version"), [(LET_GO, "3"), (LET_GO, "9"), (RUNNING, "2")])
+def test_a_job_that_was_let_go_and_is_staged_again_is_never_let_go_again(request_: PowerRequest, version: str) -> None:
+    """Its cluster came back from a backup; the machine may have been switched already."""
+    back = STAGED._replace(resource_version=version)
+
+    assert step(request_, back) == AskForJob(), "the copy may be behind"
+    assert reason(step(request_, back, asked=True)) == "JobRewound"
 
 
 def test_on_what_was_recorded_earlier_nothing_is_armed() -> None:
@@ -125,7 +137,7 @@ def test_what_was_recorded_but_not_armed_is_withdrawn_from_a_locked_machine() ->
 
 
 def test_what_runs_is_not_touched_by_a_lock() -> None:
-    assert step(RUNNING, ARMED, machine=machine(locked=LOCK)) == Pause(199)
+    assert step(LET_GO, ARMED, machine=machine(locked=LOCK)) == Pause(199)
 
 
 def test_switching_on_disturbs_no_installation() -> None:
@@ -137,9 +149,9 @@ def test_a_job_that_is_not_its_own_is_left_alone() -> None:
 
 
 def test_too_late_is_halted_only_after_a_look_at_the_api_server() -> None:
-    assert step(RUNNING, ARMED, after=200) == AskForJob()
-    assert step(RUNNING, ARMED, after=200, asked=True) == HaltJob(ARMED)
-    assert reason(step(RUNNING, ARMED._replace(halted=True))) == "TimedOut"
+    assert step(LET_GO, ARMED, after=200) == AskForJob()
+    assert step(LET_GO, ARMED, after=200, asked=True) == HaltJob(ARMED)
+    assert reason(step(LET_GO, ARMED._replace(halted=True))) == "TimedOut"
 
 
 def test_a_result_counts_even_if_it_is_late() -> None:

@@ -171,6 +171,28 @@ class TestOnce:
 
         run(story)
 
+    def test_a_cluster_that_was_put_back_switches_no_machine_a_second_time(self) -> None:
+        async def story(site: Site) -> None:
+            await site.add_machine(bmc=BMC)
+            async with site.running():
+                await site.settled()
+                gate = site.kube.gate("patch")
+                await ask(site)
+                await site.until(lambda: "patch" in site.kube.waiting)
+                staged = site.kube.backup()
+                gate.set()
+                await site.until(lambda: is_armed(site), 5)
+                await site.settled(1)
+                await site.kube.restore(staged)
+                assert not is_armed(site)
+                await site.until(lambda: request_of(site) is None)
+                assert result_of(site).reason == "JobRewound"
+                await site.settled()
+                assert (job_of(site), creations(site)) == (None, 1)
+                assert len([call for call in site.kube.calls if (call.verb, call.name) == ("patch", JOB)]) == 1
+
+        run(story)
+
     def test_the_next_owner_goes_on(self) -> None:
         async def story(site: Site) -> None:
             rufio = rufio_of(site)

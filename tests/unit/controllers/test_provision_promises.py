@@ -82,6 +82,10 @@ class Histories(RuleBasedStateMachine):
     def replace_by_hand(self, disabled: bool) -> None:
         self.world.replace_by_hand(disabled=disabled)
 
+    @rule(back=st.sampled_from([1, 2, 4, 8]))
+    def restore(self, back: int) -> None:
+        self.world.restore(back)
+
     @rule(seconds=st.sampled_from([0.1, 1.0, 50.0, 250.0]))
     def pass_time(self, seconds: float) -> None:
         self.world.pass_time(seconds)
@@ -120,6 +124,7 @@ def test_thousands_of_histories_break_no_promise() -> None:
         ("Failed", "ActionFailed"),
         ("Failed", "MachineLocked"),
         ("Failed", "WorkflowGone"),
+        ("Failed", "WorkflowRewound"),
         ("TimedOut", "GlobalTimeout"),
         ("TimedOut", "MachineSilent"),
         ("TimedOut", "NotPrepared"),
@@ -147,7 +152,7 @@ def test_after_an_undisturbed_run_nothing_is_left_to_do() -> None:
         ("ignore_lock", "locked machine"),
         ("end_without_halting", "served after"),
         ("delete_what_runs", "deletes a Workflow"),
-        ("arm_on_an_old_record", "locked for long"),
+        ("arm_the_rewound", "armed twice"),
     ],
 )
 def test_the_checker_finds_what_is_wrong_on_purpose(mutation: str, broken: str) -> None:
@@ -163,6 +168,33 @@ def _found(seed: int, mutation: Mutation) -> str:
     except Broken as found:
         return str(found)
     return ""
+
+
+@pytest.mark.parametrize("overtaken_by", ["lock", "cancel"])
+def test_on_an_old_record_it_would_be_armed_though_it_is_overtaken(overtaken_by: str) -> None:
+    """What `vouched` is there for: a replica that comes back to its own record with a view from before the lock."""
+    with pytest.raises(Broken, match="for long"):
+        _armed_behind_its_back(Mutation(arm_on_an_old_record=True), overtaken_by)
+
+    assert _armed_behind_its_back(Mutation(), overtaken_by).armed == []
+
+
+def _armed_behind_its_back(mutation: Mutation, overtaken_by: str) -> World:
+    world = World(mutation)
+    world.look("a")
+    while world.provision.arming is None:
+        if not (world.decide("a") and world.execute("a")):
+            world.pass_time(1)
+            world.look("a")
+    world.replicas["a"].record = None
+    assert world.lock() if overtaken_by == "lock" else world.cancel()
+    world.pass_time(50)
+    # Only one who took over could have a view this old; its mirror is what it was when it claimed.
+    world.replicas["a"].mirror -= 1
+    world.look("a", mirror_lag=1)
+    while world.decide("a") and world.execute("a"):
+        pass
+    return world
 
 
 def test_a_report_that_comes_after_the_halt_gets_no_further_action() -> None:

@@ -1,9 +1,8 @@
 """Each step of a provision as a story: what is known, and the one thing to do."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
-import msgspec
 import pytest
 
 from dragonfly.controllers.steps import (
@@ -16,109 +15,32 @@ from dragonfly.controllers.steps import (
     EnsureSecret,
     EnsureTemplate,
     HaltWorkflow,
-    Limits,
     Record,
     RecordArming,
     RemoveWorkflow,
-    Seen,
     Start,
-    Step,
     Stop,
     Wait,
-    next_step,
     removable,
 )
 from dragonfly.kube.tinkerbell import WorkflowView
-from dragonfly.model.machine import Interface, Locked, Machine, MachineSpec
-from dragonfly.model.provision import (
-    ActionProgress,
-    Arming,
-    CancelRequest,
-    Problem,
-    Provision,
-    ProvisionSpec,
-    ProvisionStatus,
-    Stopping,
+from dragonfly.model.provision import ActionProgress, Arming, Problem, Stopping
+from tests.unit.controllers.step_parts import (
+    ARMED,
+    ARMING,
+    CANCEL,
+    LIMITS,
+    LOCKED,
+    MAC,
+    NOW,
+    STAGED,
+    STOPPING,
+    provision,
+    reason,
+    running,
+    step,
+    workflow,
 )
-from dragonfly.model.values import Metadata
-
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
-LIMITS = Limits(prepare=600, silence=3600, render=10, grace=120, settle=0.25)
-MAC = "02:00:00:00:00:01"
-METADATA = Metadata(name="p-1", created_at=NOW, updated_at=NOW)
-MACHINE = Machine(
-    metadata=Metadata(name="m-1", created_at=NOW, updated_at=NOW), spec=MachineSpec(interfaces=(Interface(mac=MAC),))
-)
-LOCKED = msgspec.structs.replace(
-    MACHINE, spec=msgspec.structs.replace(MACHINE.spec, locked=Locked(reason="audit", by="bea", at=NOW))
-)
-CANCEL = CancelRequest(by="ann", at=NOW, reason="wrong machine")
-ARMING = Arming(uid="u-1", resource_version="7", epoch=3, at=NOW)
-STOPPING = Stopping(phase="Cancelled", error=Problem("Cancelled", "Cancelled by ann."))
-STAGED = WorkflowView(
-    name="df-p-1",
-    uid="u-1",
-    resource_version="7",
-    machine="m-1",
-    provision="p-1",
-    staged=True,
-    state="",
-    agent_id=MAC,
-    served=False,
-    rendering_error="",
-    failure="",
-    current_action="",
-    actions=(),
-)
-
-
-def workflow(**changes: Any) -> WorkflowView:
-    return STAGED._replace(**({"staged": False} | changes))
-
-
-def running(**changes: Any) -> WorkflowView:
-    actions = (ActionProgress(name="a", state="Succeeded"), ActionProgress(name="b", state="Running"))
-    return workflow(state="RUNNING", served=True, current_action="b", actions=actions)._replace(**changes)
-
-
-def provision(phase: str = "Starting", **changes: Any) -> Provision:
-    status = {"phase": phase, "started_at": NOW} | changes.pop("status", {})
-    spec = ProvisionSpec(machine="m-1", template="t", template_revision=1)
-    return Provision(metadata=METADATA, spec=spec, status=ProvisionStatus(**status), **changes)
-
-
-def seen(of: Provision, **changes: Any) -> Seen:
-    known: dict[str, Any] = {
-        "reachable": True,
-        "last_trouble": "",
-        "machine": MACHINE,
-        "global_timeout": 900.0,
-        "raw": False,
-        "workflow": None,
-        "asked": False,
-        "others": (),
-        "confirmed": frozenset(),
-        "hardware_ready": True,
-        "hardware_known": True,
-        "secret_ready": True,
-        "template_ready": True,
-        "on_duty": float("inf"),
-        "vouched": True,
-        "lost": "",
-        "staged_for": 1.0,
-        "now": NOW,
-    }
-    return Seen(provision=of, **(known | changes))
-
-
-def step(of: Provision, **changes: Any) -> Step:
-    return next_step(seen(of, **changes), LIMITS)
-
-
-def reason(found: Step) -> str:
-    assert isinstance(found, Stop | End)
-    assert found.error is not None
-    return found.error.reason
 
 
 class TestBegin:
@@ -345,11 +267,19 @@ class TestFollow:
         assert found.changes["actions"][1].started_at == NOW - timedelta(seconds=5)
 
     def test_without_news_it_waits_for_its_deadline(self) -> None:
-        first = step(provision("Running", arming=ARMING, status={"running_at": NOW}), workflow=running())
+        first = step(provision("Running", arming=ARMED, status={"running_at": NOW}), workflow=running())
         assert isinstance(first, Record)
-        known = provision("Running", arming=ARMING, status={"running_at": NOW, **first.changes})
+        known = provision("Running", arming=ARMED, status={"running_at": NOW, **first.changes})
 
         assert step(known, workflow=running()) == Wait(1020.0)
+
+    def test_that_it_was_armed_is_noted_on_its_own_only_if_tinkerbell_has_nothing_to_tell(self) -> None:
+        pending = workflow(state="PENDING", resource_version="9")
+        soon, later = NOW + timedelta(seconds=0.1), NOW + timedelta(seconds=0.3)
+
+        assert step(provision(arming=ARMING), workflow=pending, now=soon) == Wait(0.25 - 0.1)
+        assert step(provision(arming=ARMING), workflow=pending, now=later) == Record({})
+        assert step(provision(arming=ARMED), workflow=pending, now=later) == Wait(3600 - 0.3)
 
     def test_progress_stays_below_100_until_it_has_succeeded(self) -> None:
         actions = (ActionProgress(name="a", state="Succeeded"), ActionProgress(name="b", state="Succeeded"))
@@ -455,7 +385,7 @@ class TestDeadlines:
         pending = workflow(state="PENDING")
         later = NOW + timedelta(hours=9)
 
-        assert step(provision(arming=ARMING), workflow=pending, asked=True, now=later, on_duty=100.0) == Wait(20.0)
+        assert step(provision(arming=ARMED), workflow=pending, asked=True, now=later, on_duty=100.0) == Wait(20.0)
 
     def test_what_was_not_prepared_says_what_went_wrong_last(self) -> None:
         late = NOW + timedelta(seconds=600)

@@ -107,7 +107,8 @@ class ScriptedKube:
 class Story:
     """One reflector carried through a script, with what it told and how long it waited."""
 
-    def __init__(self, *script: Step, **options: Any) -> None:
+    def __init__(self, *script: Step, time_passes: bool = True, **options: Any) -> None:
+        self._time_passes = time_passes
         self.kube = ScriptedKube(*script)
         self.changes: list[Change] = []
         self.naps: list[float] = []
@@ -139,7 +140,7 @@ class Story:
 
     async def _sleep(self, seconds: float) -> None:
         self.naps.append(seconds)
-        self.now += seconds
+        self.now += seconds if self._time_passes else 0
 
 
 async def test_a_list_and_then_changes_in_order() -> None:
@@ -246,6 +247,42 @@ async def test_a_restored_backup_is_another_history_and_replaces_everything() ->
     assert story.kube.asked[-1] == "watch 50"
 
 
+@pytest.mark.parametrize("sign", [event("MODIFIED", "c", 60), event("BOOKMARK", "", 60), event("DELETED", "b", 60)])
+async def test_a_stream_that_tells_of_before_what_was_seen_is_of_another_history(sign: WatchEvent) -> None:
+    former = listing(100, workflow("a", 90), workflow("b", 95))
+    story = await Story(former, [sign], listing(120, workflow("a", 40), workflow("c", 60))).told()
+
+    assert story.kube.asked == ["list", "watch 100", "list", "watch 120"]
+    assert story.names == {"a": "40", "c": "60"}
+
+
+async def test_a_history_that_has_become_the_longer_one_shows_in_its_objects() -> None:
+    """The restored cluster went on while nobody looked: its list is no sign, an object of before is."""
+    former = listing(100, workflow("a", 90), workflow("b", 95))
+    story = await Story(former, Gone("410"), listing(150, workflow("a", 40), workflow("c", 140))).told()
+
+    assert story.names == {"a": "40", "c": "140"}
+    assert ("a", "90", "40") in story.changes
+
+
+async def test_an_answer_that_came_while_the_list_was_on_its_way_is_no_sign_of_another_history() -> None:
+    story = Story(listing(10, workflow("a", 9), workflow("b", 8)))
+    story.reflector.observe(workflow("a", 12))
+    await story.told()
+
+    assert story.names == {"a": "12", "b": "8"}
+
+
+@pytest.mark.parametrize(("failures", "asks"), [(4, "watch"), (6, "list")])
+async def test_after_an_absence_that_was_long_enough_for_a_restore_it_lists_again(failures: int, asks: str) -> None:
+    """A watch in the new history says nothing of what the former one had after the backup was made."""
+    mended: list[Step] = [[event("MODIFIED", "a", 101)]] if asks == "watch" else [listing(101, workflow("a", 101))]
+    story = await Story(listing(100, workflow("a", 90)), *[UNREACHABLE] * failures, *mended).told()
+
+    assert story.kube.asked[failures + 1].startswith(asks)
+    assert story.names == {"a": "101"}
+
+
 async def test_a_cluster_that_is_away_is_asked_ever_more_seldom_and_its_trouble_is_told() -> None:
     story = await Story(listing(10), *[UNREACHABLE] * 10).told()
 
@@ -287,10 +324,12 @@ async def test_one_good_stream_after_many_failures_does_not_start_a_storm() -> N
 
 
 async def test_streams_that_close_without_a_word_are_reopened_ever_more_slowly() -> None:
-    silent: list[Step] = [[]] * 10
-    story = await Story(listing(10), *silent).told()
+    silent: list[Step] = [[]] * 7
+    seldom: list[Step] = [listing(10), []]
+    story = await Story(listing(10), *silent, *seldom * 4).told()
 
     assert story.naps[-1] == 8
+    assert story.kube.asked[-3:] == ["list", "watch 10", "list"], "much can happen in 8 s"
 
 
 async def test_a_throttled_cluster_gets_the_time_it_asks_for() -> None:
@@ -385,7 +424,7 @@ async def test_whatever_is_cut_or_relisted_the_store_is_what_the_cluster_has(see
         else:
             script.append([*history[at:until], UNREACHABLE])
         at = until
-    story = await Story(*script).told()
+    story = await Story(*script, time_passes=False).told()
 
     assert story.reflector.store == {item["metadata"]["name"]: item for item in state(len(history))}
     replayed: dict[str, str] = {}
