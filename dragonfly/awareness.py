@@ -107,8 +107,10 @@ class Awareness:
         shards: Callable[[], Mapping[ShardId, tuple[str, ...]]],
         clock: Callable[[], float],
         now: Callable[[], datetime],
+        observes: bool = False,
     ) -> None:
         self._replica = replica
+        self._observes = observes
         self._store = store
         self._health = health
         self._mirror = mirror
@@ -199,7 +201,8 @@ class Awareness:
         await self._inquiry.stop()
 
     def _facts(self) -> Facts:
-        return Facts(self._refuses(), self._lease.held(), len(self._ownership.owned), self._idle())
+        owned = len(self._ownership.owned)
+        return Facts(self._refuses(), self._lease.held(), owned, self._idle(), observes=self._observes)
 
     def _refuses(self) -> str:
         if trouble := self.layout_trouble():

@@ -25,7 +25,7 @@ from dragonfly import __version__, startup
 from dragonfly.api.access import AdminToken, Nobody
 from dragonfly.api.app import create_app
 from dragonfly.api.connections import HttpConnection
-from dragonfly.api.context import Context, Webhooks
+from dragonfly.api.context import Context, Webhooks, connects_to_nothing
 from dragonfly.api.streams import Streams
 from dragonfly.awareness import Awareness, LeaseView
 from dragonfly.clusters import Clusters, Setup
@@ -190,12 +190,17 @@ class Replica:
         self._lease.keeper = keeper
         keeper.start()
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._clusters.run(), name="clusters")
             group.create_task(self._ownership.run(), name="ownership")
             group.create_task(self._awareness.recover(), name="recover")
             group.create_task(self._leave_an_unknown_layout(), name="layout")
-            group.create_task(self._duty.run(), name="duty webhooks")
-            group.create_task(self._courier.run(), name="webhooks")
+            if not self._settings.observe:
+                self._drive(group)
+
+    def _drive(self, group: asyncio.TaskGroup) -> None:
+        """What one that only looks on leaves to the others: all work on clusters, and deliveries."""
+        group.create_task(self._clusters.run(), name="clusters")
+        group.create_task(self._duty.run(), name="duty webhooks")
+        group.create_task(self._courier.run(), name="webhooks")
 
     async def _end(self, http: asyncio.Task[None], work: asyncio.Task[None]) -> None:
         """Not ready, hand over at once, leave load balancers their time, end the connections, give up the lease."""
@@ -233,7 +238,8 @@ class Replica:
         while True:
             try:
                 await schema.ensure(self._store)
-                await agree_on_shards(self._store, LOCAL, self._settings.shards)
+                if not self._settings.observe:
+                    await agree_on_shards(self._store, LOCAL, self._settings.shards)
             except (SchemaUnknown, Disagreement) as error:
                 self._awareness.unfit = error
                 _log.error("replica.must_not_work", error=str(error))
@@ -328,6 +334,7 @@ class Replica:
             shards=self._roster.shards,
             clock=self._etcd.gateway.clock,
             now=_now,
+            observes=self._settings.observe,
         )
 
     def _make_server(self) -> _HttpServer:
@@ -359,7 +366,7 @@ class Replica:
             new_ulid=lambda: str(ULID()),
             clusters=self._roster,
             sites_of=self._roster.sites_of,
-            check_cluster=self._clusters.check,
+            check_cluster=connects_to_nothing if settings.observe else self._clusters.check,
             owner_of=self._owner_of,
             insight=self._awareness.insight(),
             feed=self._feed,
@@ -389,6 +396,7 @@ class Replica:
             version=__version__,
             address=str(self._settings.advertise),
             started=self._started,
+            observes=self._settings.observe,
             clusters=self._clusters.reached,
             unreachable={name: reach.since for name, reach in unreached.items() if reach.since is not None},
             troubles={name: reach.reason for name, reach in unreached.items() if reach.reason},

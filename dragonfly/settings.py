@@ -71,6 +71,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     webhook_http: bool = False
     """Whether webhooks may send without TLS."""
     installed: bool = False
+    observe: bool = False
+    """Whether this replica only looks on: it claims nothing, and connects to no cluster."""
     log_format: LogFormat = "json"
     log_level: LogLevel = "info"
 
@@ -121,6 +123,8 @@ class Setting(NamedTuple):
     default: str = ""
     """As people read it; empty for none."""
     variable: str = ""
+    switch: bool = False
+    """Whether the flag without a value means yes."""
 
     @property
     def flag(self) -> str:
@@ -421,8 +425,15 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("admin_password_file", _text, "File with the password of the user admin; nothing reads it yet."),
     Setting("admin_token_file", _text, "File with a token that may do everything."),
     Setting("webhook_allow", _networks, "Networks that webhooks may send to although they would be refused, as CIDRs."),
-    Setting("webhook_http", _yes_or_no, "Whether webhooks may have URLs without TLS.", "no"),
-    Setting("installed", _is_set, "Whether an installer made this replica, which then says that it is a pod.", "no"),
+    Setting("webhook_http", _yes_or_no, "Whether webhooks may have URLs without TLS.", "no", switch=True),
+    Setting(
+        "installed",
+        _is_set,
+        "Whether an installer made this replica, which then says that it is a pod.",
+        "no",
+        switch=True,
+    ),
+    Setting("observe", _yes_or_no, "Whether this replica only looks on, and drives nothing.", "no", switch=True),
     Setting("log_format", _one_of("json", "console"), "json or console.", "console on a terminal, else json"),
     Setting("log_level", _one_of("debug", "info", "warning", "error"), "debug, info, warning or error.", "info"),
 )

@@ -16,7 +16,7 @@ from dragonfly.model.values import Value
 from dragonfly.store import keys
 from dragonfly.store.mirror import Held, Mirror, Update
 from dragonfly.swarm.claims import owner_of
-from dragonfly.swarm.members import reach
+from dragonfly.swarm.members import reach, reaches
 
 CLUSTERS: Final = Listing("Cluster", (), ("name", "createdAt", "updatedAt"), "name")
 
@@ -91,6 +91,7 @@ def composed(mirror: Mirror, population: Population, name: str, cluster: Cluster
         cluster,
         revision,
         reach=reach(mirror, name),
+        replicas=reaches(mirror, name),
         owners=[owner_of(mirror, keys.claim(name, shard)) for shard in range(cluster.spec.shards)],
         machines=population.count(name),
     )

@@ -79,8 +79,9 @@ async def _nothing_is_sent(_webhook: Webhook, _delivery: str) -> Verdict:
     return Verdict(0.0, error="this replica sends nothing")
 
 
-async def _nothing_is_asked(_cluster: str) -> Checkup:
-    return Checkup(error="this replica has no connections")
+async def connects_to_nothing(_cluster: str) -> Checkup:
+    """The check of a cluster by a replica that only looks on."""
+    return Checkup(error="this replica only observes, and connects to no cluster")
 
 
 async def _nothing_was_looked_at() -> Detection:
@@ -120,7 +121,7 @@ class Context(NamedTuple):
     """The sites that a cluster prefers."""
     leaving: Callable[[], bool] = lambda: False
     """Whether this replica is about to end, so that its clients had better connect to another one."""
-    check_cluster: Callable[[str], Awaitable[Checkup]] = _nothing_is_asked
+    check_cluster: Callable[[str], Awaitable[Checkup]] = connects_to_nothing
     """Asks a cluster itself what it lacks."""
     mode: Callable[[], Awaitable[Detection]] = _nothing_was_looked_at
     """In which mode this replica runs, and why."""

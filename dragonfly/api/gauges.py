@@ -1,10 +1,11 @@
 """The metrics that are states: set at each scrape from what the API tells, so that the two never differ."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from dragonfly.api.context import Check, CheckResult, Context
 from dragonfly.api.webhook_views import deliverer
+from dragonfly.model.swarm import Member, drivers_of, reaches_of
 from dragonfly.store.health import STATES as ETCD_STATES
 from dragonfly.swarm.members import admission_policy, members, reach
 from dragonfly.swarm.shards import ShardId
@@ -17,13 +18,15 @@ def measure(context: Context) -> None:
     """Set every gauge that shows a state."""
     _measure_store(context)
     _measure_replica(context)
-    context.metrics.swarm.members.set(len(members(context.mirror)))
+    live = members(context.mirror)
+    _measure_members(context, live)
     context.metrics.webhooks.unowned.set(has_work(context.mirror) and not deliverer(context.mirror))
     _forget_clusters(context)
     vacant = _by_cluster(context.insight.vacancies.look())
     held = Counter(shard.cluster for shard in context.insight.owned())
     for cluster in context.clusters:
         _measure_cluster(context, cluster, vacant.get(cluster, []), held[cluster])
+        _measure_sites(context, cluster, live)
     for name, check in context.checks.items():
         context.metrics.replica.checks.labels(name).set(run_check(check).ok)
 
@@ -60,12 +63,19 @@ def _measure_replica(context: Context) -> None:
     metrics.fencings.inc(fenced.times)
 
 
+def _measure_members(context: Context, live: Sequence[Member]) -> None:
+    drivers = len(drivers_of(live))
+    context.metrics.swarm.members.set(drivers)
+    context.metrics.swarm.observers.set(len(live) - drivers)
+
+
 def _forget_clusters(context: Context) -> None:
     """One that was removed must not raise alerts for ever."""
     metrics = context.metrics.swarm
     for gauge in (metrics.claims_held, metrics.unowned, metrics.unowned_seconds, metrics.unreached_seconds):
         gauge.clear()
-    metrics.policy.clear()
+    for gauge in (metrics.policy, metrics.reached_from, metrics.preferred):
+        gauge.clear()
 
 
 def _by_cluster(vacancies: Mapping[ShardId, Vacancy]) -> dict[str, list[float]]:
@@ -89,3 +99,14 @@ def _measure_cluster(context: Context, cluster: str, vacant: list[float], held: 
     )
     policy = admission_policy(context.mirror, cluster)
     metrics.policy.labels(cluster).set(policy is not None and policy.installed)
+
+
+def _measure_sites(context: Context, cluster: str, live: Sequence[Member]) -> None:
+    metrics = context.metrics.swarm
+    reached: Counter[str] = Counter()
+    for said in reaches_of(cluster, live):
+        reached[said.site] += said.reachable
+    for site, replicas in reached.items():
+        metrics.reached_from.labels(cluster, site).set(replicas)
+    sites = context.sites_of(cluster)
+    metrics.preferred.labels(cluster).set(not sites or context.site in sites)

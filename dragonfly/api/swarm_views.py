@@ -27,7 +27,7 @@ class UnreachedView(Value, frozen=True, kw_only=True):
 
 
 class MemberView(Value, frozen=True, kw_only=True):
-    """A live replica and how many shards it drives.
+    """A live replica and how many shards it drives; none ever, if it `observes`.
 
     `keepaliveAge` says how many seconds ago etcd last heard of it, rounded up; it is absent where etcd does not tell.
     """
@@ -37,6 +37,7 @@ class MemberView(Value, frozen=True, kw_only=True):
     version: str
     address: str
     started: datetime
+    observes: bool = False
     keepalive_age: float | None = None
     clusters: tuple[str, ...]
     unreachable: tuple[UnreachedView, ...] = ()
@@ -75,6 +76,7 @@ class DrainView(Value, frozen=True, kw_only=True):
 class SwarmClusterView(Value, frozen=True, kw_only=True):
     """Whether any replica reaches a cluster, or since when none does, and how many of its shards nobody drives.
 
+    Replicas of its `sites` come before all others. Which replicas reach it is told with each of the members.
     `admissionPolicy` says whether the API server itself refuses what a former owner writes; it is absent until the
     replica that keeps the policy has looked.
     """
@@ -83,6 +85,7 @@ class SwarmClusterView(Value, frozen=True, kw_only=True):
     reachable: bool
     since: datetime | None = None
     reason: str = ""
+    sites: tuple[str, ...] = ()
     shards: int
     unowned: int
     admission_policy: AdmissionPolicy | None = None
@@ -125,8 +128,8 @@ class LeaseView(Value, frozen=True, kw_only=True):
 class SelfView(Value, frozen=True, kw_only=True):
     """The replica that answers. `member` tells whether the others see it; `state` what it may do, and `reason` why.
 
-    `acting`: it drives shards. `following`: it drives none, and is ready to. `fenced`: its lease may have ended, so it
-    has stopped. `read-only`: etcd takes no writes of it.
+    `acting`: it drives shards. `following`: it drives none, and is ready to. `observing`: it was told to drive none.
+    `fenced`: its lease may have ended, so it has stopped. `read-only`: etcd takes no writes of it.
     """
 
     id: str
@@ -188,6 +191,7 @@ def _member(context: Context, found: Found, held: Held, claims: tuple[ClaimView,
         version=member.version,
         address=member.address,
         started=member.started,
+        observes=member.observes,
         keepalive_age=None if silent is None else round(silent, 1),
         clusters=member.clusters,
         unreachable=tuple(
@@ -223,7 +227,7 @@ def _unowned(context: Context, owned: set[tuple[str, int]], live: list[Member]) 
             cluster=shard.cluster,
             shard=shard.shard,
             since=since[shard].since if shard in since else None,
-            reason=why_unowned(shard, ranks.get(shard, ()), anybody=bool(live)),
+            reason=why_unowned(shard, ranks.get(shard, ()), live),
         )
         for shard in shards
         if shard not in owned
@@ -250,6 +254,7 @@ def _cluster(context: Context, name: str, unowned: tuple[ShardView, ...]) -> Swa
         reachable=reached.reachable,
         since=reached.since,
         reason=reached.reason,
+        sites=tuple(context.sites_of(name)),
         shards=context.clusters[name],
         unowned=sum(shard.cluster == name for shard in unowned),
         admission_policy=admission_policy(context.mirror, name),

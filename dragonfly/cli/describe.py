@@ -209,7 +209,20 @@ def cluster_parts(cluster: Document, now: datetime) -> Iterator[Part]:
     yield Field("Being removed", _ago(status.get("removingSince"), now), "red")
     yield from _metadata(cluster, now)
     owners = sorted((int(shard), owner) for shard, owner in (status.get("owners") or {}).items())
+    said = [_said(replica, now) for replica in status.get("replicas") or []]
+    yield Section("Replicas", ("REPLICA", "SITE", "REACHES", "REASON"), said)
     yield Section("Shards", ("SHARD", "OWNER"), [[Cell(str(shard)), Cell(owner or "none")] for shard, owner in owners])
+
+
+def _said(replica: Document, now: datetime) -> list[Cell]:
+    """Return what a replica says of the cluster."""
+    reaches = bool(replica.get("reachable"))
+    return [
+        Cell(text_at(replica, "replica")),
+        Cell(text_at(replica, "site")),
+        Cell("yes" if reaches else f"no{_since(replica, now)}", "green" if reaches else "red"),
+        Cell(text_at(replica, "reason")),
+    ]
 
 
 def _since(status: Document, now: datetime) -> str:

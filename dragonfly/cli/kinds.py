@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, get_args
 import click
 
 from dragonfly.cli import times
+from dragonfly.cli.sites import by_site
 from dragonfly.model.machine import MachinePhase
 from dragonfly.model.provision import ProvisionPhase
 
@@ -278,6 +279,12 @@ def _owned(document: Document) -> str:
     return f"{sum(bool(owner) for owner in owners.values())}/{at(document, 'spec.shards')}"
 
 
+def _reaching(document: Document) -> str:
+    """Return the sites with replicas that reach the cluster, and these."""
+    replicas = at(document, "status.replicas") or []
+    return by_site((text_at(one, "site"), text_at(one, "replica")) for one in replicas if one.get("reachable"))
+
+
 CLUSTERS = Kind(
     "cluster",
     "clusters",
@@ -291,6 +298,7 @@ CLUSTERS = Kind(
         _age(),
         _plain("SERVER", "status.server", wide=True),
         _plain("NAMESPACE", "spec.namespace", wide=True),
+        _made("REACHED FROM", _reaching, wide=True),
         _plain("REASON", "status.reason", wide=True),
         _made("LABELS", labels, wide=True),
     ),

@@ -1,5 +1,6 @@
 """Why nothing happens: clusters that nobody reaches, shards that nobody drives; and where a fence is missing."""
 
+from collections.abc import Mapping
 from datetime import datetime
 
 from dragonfly.cli import times
@@ -33,6 +34,16 @@ def cluster_line(cluster: Document, now: datetime) -> str:
 
 def is_well(cluster: Document) -> bool:
     return cluster.get("reachable") is not False and not cluster.get("unowned")
+
+
+def served_elsewhere(swarm: Document) -> Mapping[str, frozenset[str]]:
+    """Return for each cluster that is reached the sites whose replicas need not reach it, since it prefers others."""
+    sites = frozenset(text_at(member, "site") for member in swarm.get("members") or [])
+    return {
+        text_at(cluster, "name"): sites - frozenset(cluster["sites"])
+        for cluster in swarm.get("clusters") or []
+        if cluster.get("sites") and cluster.get("reachable") is not False
+    }
 
 
 def missing_fence(cluster: Document) -> str:

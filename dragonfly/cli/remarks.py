@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from dragonfly.cli.kinds import Document, text_at
-from dragonfly.cli.reach import missing_fence, since
+from dragonfly.cli.reach import missing_fence, served_elsewhere, since
 
 BAD: Final = "bold red"
 WARNING: Final = "yellow"
@@ -18,7 +18,7 @@ def remarks(document: Document) -> Iterator[tuple[str, str]]:
     """Yield what is to be said beside the table, each with its style; what is wrong comes last."""
     own = document.get("self") or {}
     if own.get("state"):
-        style = "" if own["state"] in {"acting", "following"} else BAD
+        style = "" if own["state"] in {"acting", "following", "observing"} else BAD
         yield f"Replica {text_at(own, 'id')}, which answers, is {own['state']}{since(own)}{why(own)}", style
     for drain in document.get("drains") or []:
         yield f"Replica {text_at(drain, 'askedBy')} asks {text_at(drain, 'owner')} to give up {_shard(drain)}", ""
@@ -26,9 +26,13 @@ def remarks(document: Document) -> Iterator[tuple[str, str]]:
     if state != "ok":
         etcd = document["etcd"]
         yield f"etcd is {state}{since(etcd)}{why(etcd)}", WARNING if state == "degraded" else BAD
+    elsewhere = served_elsewhere(document)
     for member in document.get("members") or []:
         for lost in member.get("unreachable") or []:
-            text = f"{text_at(member, 'id')} does not reach cluster {text_at(lost, 'cluster')}{since(lost)}{why(lost)}"
+            name = text_at(lost, "cluster")
+            if text_at(member, "site") in elsewhere.get(name, ()):
+                continue
+            text = f"{text_at(member, 'id')} does not reach cluster {name}{since(lost)}{why(lost)}"
             yield f"Replica {text}", WARNING
     for cluster in document.get("clusters") or []:
         if cluster.get("reachable") is False:

@@ -19,7 +19,9 @@ def _with_settings(command: Callable[..., Any]) -> Callable[..., Any]:
     for setting in reversed(SETTINGS):
         default = f"; default: {setting.default}" if setting.default else ""
         text = f"{setting.help}  [env: {setting.env}{default}]"
-        command = click.option(setting.flag, setting.field, metavar="VALUE", help=text)(command)
+        # `--observe` alone is a yes; `--observe no` takes back what the file says.
+        alone: dict[str, Any] = {"is_flag": False, "flag_value": "yes"} if setting.switch else {}
+        command = click.option(setting.flag, setting.field, metavar="VALUE", help=text, **alone)(command)
     return command
 
 

@@ -16,9 +16,11 @@ from dragonfly.cli.kinds import MACHINES, PHASE_STYLE, Cell, Document, text_at
 from dragonfly.cli.reach import cluster_line, is_well, missing_fence
 from dragonfly.cli.remarks import BAD, WARNING, remarks, takes_writes, why
 from dragonfly.cli.session import Session, connected, console, opened, told_where
+from dragonfly.cli.sites import by_site
 from dragonfly.cli.table import print_table
 
 _OUTPUT = click.Choice(["table", "json", "yaml"])
+_CLUSTERS = ("CLUSTER", "SITES", "REACHED FROM", "NOT FROM", "DRIVEN")
 _PHASES = ("Available", "Provisioning", "Deployed", "Failed", "Discovered", "Deleting")
 
 
@@ -26,7 +28,7 @@ _PHASES = ("Available", "Provisioning", "Deployed", "Failed", "Discovered", "Del
 @click.option("-o", "--output", type=_OUTPUT, default="table")
 @connected
 def swarm(session: Session, output: str) -> int:
-    """List the replicas and the shards that each of them drives.
+    """List the replicas and the shards that each of them drives, and from where each cluster is reached.
 
     Exit code 1 if a shard has no owner, a cluster is reached by nobody, or etcd takes no writes.
     """
@@ -54,13 +56,37 @@ def _print_swarm(session: Session, document: Document) -> None:
             Cell(text_at(member, "address")),
             Cell(times.age(member.get("started"), now)),
             Cell(_heard(member)),
-            Cell(_driven(claims, text_at(member, "id"))),
+            Cell("observes" if member.get("observes") else _driven(claims, text_at(member, "id"))),
         ]
         for member in document.get("members") or []
     ]
     print_table(("REPLICA", "SITE", "VERSION", "ADDRESS", "AGE", "HEARD", "SHARDS"), rows, session.out)
+    if clusters := document.get("clusters"):
+        session.out.print()
+        print_table(_CLUSTERS, [_reached(cluster, document.get("members") or []) for cluster in clusters], session.out)
+        session.out.print()
     for line, style in remarks(document):
         session.out.print(Text(line, style=style), soft_wrap=True)
+
+
+def _reached(cluster: Document, members: Sequence[Document]) -> list[Cell]:
+    """Return a row of `_CLUSTERS`."""
+    name = text_at(cluster, "name")
+    drivers = [member for member in members if not member.get("observes")]
+    told = [
+        (text_at(member, "site"), text_at(member, "id"), name in (member.get("clusters") or [])) for member in drivers
+    ]
+    is_reached = cluster.get("reachable") is not False
+    return [
+        Cell(name),
+        Cell(",".join(cluster.get("sites") or [])),
+        Cell(
+            by_site((site, replica) for site, replica, reaches in told if reaches) or "nobody",
+            "" if is_reached else BAD,
+        ),
+        Cell(by_site((site, replica) for site, replica, reaches in told if not reaches)),
+        Cell(f"{cluster.get('shards', 0) - cluster.get('unowned', 0)}/{cluster.get('shards', 0)}"),
+    ]
 
 
 def _heard(member: Document) -> str:

@@ -111,12 +111,14 @@ def changes_at(
     earlier = known or before.shown
     touched = dict.fromkeys(ref for update in updates for ref in _touched(update.key))
     found = [Change(revision, earlier(ref), after.shown(ref)) for ref in touched]
-    if places := _places(updates, before, after, shards):
+    places = _places(updates, before, after, shards)
+    if places:
         wide = {Ref("Machine", name) for name in living_in(places)} - touched.keys()
         shown = (earlier(ref) for ref in wide)
         found += (Change(revision, machine, after.moved(machine)) for machine in shown if machine is not None)
-        clusters = {Ref("Cluster", cluster) for cluster, _ in places} - touched.keys()
-        found += (Change(revision, earlier(ref), after.shown(ref)) for ref in clusters)
+    clusters = {cluster for cluster, _ in places} | _told_otherwise(updates, before, after, shards)
+    refs = {Ref("Cluster", cluster) for cluster in clusters} - touched.keys()
+    found += (Change(revision, earlier(ref), after.shown(ref)) for ref in refs)
     return tuple(sorted(filter(_differs, found), key=_place))
 
 
@@ -140,6 +142,13 @@ def _places(updates: Sequence[Update], before: Composer, after: Composer, shards
         moved = [cluster for cluster in shards if before.reach(cluster) != after.reach(cluster)]
         changed |= {(cluster, shard) for cluster in moved for shard in range(shards[cluster])}
     return frozenset(changed)
+
+
+def _told_otherwise(updates: Sequence[Update], before: Composer, after: Composer, shards: Shards) -> set[str]:
+    """Return the clusters that a replica says something else of, whether or not that changes how they are reached."""
+    if not any(update.key.startswith(keys.MEMBERS) for update in updates):
+        return set()
+    return {cluster for cluster in shards if before.replicas(cluster) != after.replicas(cluster)}
 
 
 def _differs(change: Change) -> bool:

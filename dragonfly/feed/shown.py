@@ -17,7 +17,7 @@ from dragonfly.model.cluster import Cluster
 from dragonfly.model.machine import Machine, Observed, phase_of
 from dragonfly.model.power import PowerRequest
 from dragonfly.model.provision import Active, Provision, summary_of
-from dragonfly.model.swarm import ClusterReach, Member, reach_of
+from dragonfly.model.swarm import ClusterReach, Member, ReplicaReach, reach_of, reaches_of
 from dragonfly.model.template import Template
 from dragonfly.model.values import Metadata
 from dragonfly.store import keys
@@ -154,10 +154,13 @@ class _ClusterParts(NamedTuple):
     cluster: Cluster
     revision: int
     reach: ClusterReach
+    replicas: tuple[ReplicaReach, ...]
     owners: tuple[str, ...]
 
     def view(self) -> object:
-        return cluster_view(self.name, self.cluster, self.revision, reach=self.reach, owners=self.owners)
+        return cluster_view(
+            self.name, self.cluster, self.revision, reach=self.reach, replicas=self.replicas, owners=self.owners
+        )
 
     def words(self) -> str:
         return cluster_words(self.name, self.cluster)
@@ -219,11 +222,19 @@ class Composer:
         return self._owners[place]
 
     def reach(self, cluster: str) -> ClusterReach:
+        """Whether any replica reaches the cluster."""
+        if cluster not in self._reaches:
+            self._reaches[cluster] = reach_of(cluster, self._present())
+        return self._reaches[cluster]
+
+    def replicas(self, cluster: str) -> tuple[ReplicaReach, ...]:
+        """Which replicas reach the cluster, and which do not."""
+        return reaches_of(cluster, self._present())
+
+    def _present(self) -> list[Member]:
         if self._members is None:
             self._members = members(self._records)
-        if cluster not in self._reaches:
-            self._reaches[cluster] = reach_of(cluster, self._members)
-        return self._reaches[cluster]
+        return self._members
 
     def _machine(self, ref: Ref) -> Shown | None:
         found = self._records.get(keys.MACHINES + ref.name)
@@ -300,11 +311,11 @@ class Composer:
             return None
         cluster, revision = found.object, found.mod_revision
         owners = tuple(self.owner((ref.name, shard)) for shard in range(cluster.spec.shards))
-        reach = self.reach(ref.name)
+        reach, replicas = self.reach(ref.name), self.replicas(ref.name)
         return Shown(
             ref,
-            (revision, owners, reach),
-            _ClusterParts(ref.name, cluster, revision, reach, owners),
+            (revision, owners, reach, replicas),
+            _ClusterParts(ref.name, cluster, revision, reach, replicas, owners),
             metadata=cluster.metadata,
             facets={"cluster": ref.name},
             weight=_OVERHEAD + _size(found),

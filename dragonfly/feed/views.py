@@ -29,7 +29,7 @@ from dragonfly.model.provision import (
     ProvisionSummary,
     summary_of,
 )
-from dragonfly.model.swarm import ClusterReach
+from dragonfly.model.swarm import ClusterReach, ReplicaReach
 from dragonfly.model.template import Template, TemplateSpec
 from dragonfly.model.values import Metadata, Value
 
@@ -125,6 +125,8 @@ class ClusterStatusView(Value, frozen=True, kw_only=True):
     since: datetime | None = None
     """Since when none does."""
     reason: str = ""
+    replicas: tuple[ReplicaReach, ...]
+    """What each replica that may drive shards says of it, by site."""
     server: str = ""
     owners: dict[str, str]
     """The replica that drives each shard; empty for one that nobody drives."""
@@ -211,6 +213,7 @@ def cluster_view(
     revision: int,
     *,
     reach: ClusterReach,
+    replicas: tuple[ReplicaReach, ...],
     owners: Sequence[str],
     machines: int | None = None,
 ) -> ClusterView:
@@ -230,6 +233,7 @@ def cluster_view(
             reachable=reach.reachable,
             since=reach.since,
             reason=reach.reason,
+            replicas=replicas,
             server=cluster.server,
             owners={str(shard): owner for shard, owner in enumerate(owners)},
             removing_since=cluster.removing_since,

@@ -25,6 +25,8 @@ class Member(Value, frozen=True, kw_only=True):
     version: str
     address: str
     started: datetime
+    observes: bool = False
+    """It only looks on: it reaches no cluster, and drives nothing."""
     clusters: tuple[str, ...] = ()
     """The clusters that it reaches now."""
     unreachable: dict[str, datetime] = {}
@@ -57,6 +59,39 @@ class ClusterReach(Value, frozen=True, kw_only=True):
     since: datetime | None = None
     reason: str = ""
     """What the replica says that reached it last."""
+
+
+class ReplicaReach(Value, frozen=True, kw_only=True):
+    """Whether one replica reaches a cluster, or since when it does not, and why."""
+
+    replica: str
+    site: str = ""
+    reachable: bool
+    since: datetime | None = None
+    """None while it does, and of a replica that has not looked yet."""
+    reason: str = ""
+
+
+def drivers_of(members: Iterable[Member]) -> list[Member]:
+    """Return those that may drive shards: all but those that only look on."""
+    return [member for member in members if not member.observes]
+
+
+def reaches_of(cluster: str, members: Iterable[Member]) -> tuple[ReplicaReach, ...]:
+    """Return what each replica that may drive shards says of a cluster, by site and name."""
+    drivers = sorted(drivers_of(members), key=lambda member: (member.site, member.id))
+    return tuple(_reach_from(member, cluster) for member in drivers)
+
+
+def _reach_from(member: Member, cluster: str) -> ReplicaReach:
+    reachable = cluster in member.clusters
+    return ReplicaReach(
+        replica=member.id,
+        site=member.site,
+        reachable=reachable,
+        since=None if reachable else member.unreachable.get(cluster),
+        reason="" if reachable else member.troubles.get(cluster, ""),
+    )
 
 
 def admission_policy_of(cluster: str, members: Iterable[Member]) -> AdmissionPolicy | None:

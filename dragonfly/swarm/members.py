@@ -3,7 +3,15 @@
 from collections.abc import Iterator
 from typing import Protocol
 
-from dragonfly.model.swarm import AdmissionPolicy, ClusterReach, Member, admission_policy_of, reach_of
+from dragonfly.model.swarm import (
+    AdmissionPolicy,
+    ClusterReach,
+    Member,
+    ReplicaReach,
+    admission_policy_of,
+    reach_of,
+    reaches_of,
+)
 from dragonfly.store import keys
 from dragonfly.store.mirror import Held
 
@@ -24,6 +32,11 @@ def members(records: Records) -> list[Member]:
 def reach(records: Records, cluster: str) -> ClusterReach:
     """Whether any live replica reaches the cluster."""
     return reach_of(cluster, members(records))
+
+
+def reaches(records: Records, cluster: str) -> tuple[ReplicaReach, ...]:
+    """What each live replica that may drive shards says of the cluster, by site and name."""
+    return reaches_of(cluster, members(records))
 
 
 def admission_policy(records: Records, cluster: str) -> AdmissionPolicy | None:

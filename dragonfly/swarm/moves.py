@@ -81,7 +81,7 @@ def moves(me: str, lease: int, view: SwarmView, *, settle: float) -> Iterator[Mo
         settle: seconds that each replica waits for every better-ranked one to claim a shard without owner, so that a
             frozen best candidate costs seconds, not the shard; and that it ranks first before it asks an owner.
     """
-    if me not in view.members:
+    if me not in view.members or view.members[me].observes:
         return
     yield from _releases(me, lease, view)
     yield from _claims(me, view, settle)

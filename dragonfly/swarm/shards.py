@@ -10,7 +10,7 @@ from functools import lru_cache
 from hashlib import blake2b
 from typing import NamedTuple, TypeAlias
 
-from dragonfly.model.swarm import Member
+from dragonfly.model.swarm import Member, drivers_of
 
 
 class ShardId(NamedTuple):
@@ -38,13 +38,14 @@ def shards_of(cluster: str, count: int) -> list[ShardId]:
 def rankings(shards: Mapping[ShardId, Sites], members: Iterable[Member]) -> dict[ShardId, Rank]:
     """Rank for each shard the replicas that reach its cluster.
 
-    Replicas of the sites that a cluster prefers come before all others, and share its shards among themselves.
+    Replicas of the sites that a cluster prefers come before all others, and share its shards among themselves. Those
+    that only look on are not ranked.
 
     Args:
         shards: all shards of each cluster, with the sites that the cluster prefers.
         members: the swarm.
     """
-    known = list(members)
+    known = drivers_of(members)
     groups: dict[tuple[str, Sites], list[ShardId]] = {}
     for shard, sites in shards.items():
         groups.setdefault((shard.cluster, sites), []).append(shard)

@@ -2,18 +2,20 @@
 
 `standing` is pure. A replica whose writes etcd does not take is read-only, whatever else; one whose lease may have
 ended is fenced: what it had claimed may be somebody else's. Otherwise it acts if it drives something, and follows if
-it does not. For the first moments without etcd a lease is still held: read-only says that people's changes are refused,
-`held` whether work on clusters goes on.
+it does not. One that was told to look on claims nothing, so it is never fenced: it observes. For the first moments
+without etcd a lease is still held: read-only says that people's changes are refused, `held` whether work on clusters
+goes on.
 """
 
 from collections.abc import Callable
 from datetime import datetime
 from typing import Final, Literal, NamedTuple
 
-State = Literal["acting", "following", "fenced", "read-only"]
-STATES: Final[tuple[State, ...]] = ("acting", "following", "fenced", "read-only")
+State = Literal["acting", "following", "observing", "fenced", "read-only"]
+STATES: Final[tuple[State, ...]] = ("acting", "following", "observing", "fenced", "read-only")
 
 
+_OBSERVES: Final = "it was told to observe, so it claims nothing"
 _UNHELD: Final = "it has no lease that it could rely on, so it does not work on clusters"
 
 
@@ -28,6 +30,8 @@ class Facts(NamedTuple):
     """Shards that it drives, by its mirror."""
     idle: str = ""
     """Why it drives nothing, if there is a reason beside the others having everything."""
+    observes: bool = False
+    """Whether it was told to look on, and drive nothing ever."""
 
 
 class Standing(NamedTuple):
@@ -46,7 +50,10 @@ class Fenced(NamedTuple):
 
 def standing(facts: Facts) -> Standing:
     if facts.refusal:
-        return Standing("read-only", facts.refusal if facts.held else f"{facts.refusal}; {_UNHELD}")
+        tells_all = facts.held or facts.observes
+        return Standing("read-only", facts.refusal if tells_all else f"{facts.refusal}; {_UNHELD}")
+    if facts.observes:
+        return Standing("observing", _OBSERVES)
     if not facts.held:
         return Standing("fenced", _UNHELD)
     if facts.owned:
@@ -82,7 +89,7 @@ class Sentry:
 
     def look(self) -> Standing:
         facts = self._facts()
-        self._count(facts.held)
+        self._count(facts.held or facts.observes)
         found = standing(facts)
         if found.state != self._standing.state:
             self._since = self._now()

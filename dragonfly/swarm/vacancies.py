@@ -1,9 +1,10 @@
 """Shards that nobody has claimed: since when this replica sees that, and what they wait for (P6)."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import datetime
 from typing import NamedTuple
 
+from dragonfly.model.swarm import Member, drivers_of
 from dragonfly.store import keys
 from dragonfly.store.mirror import Mirror, Update
 from dragonfly.swarm.shards import Rank, ShardId
@@ -66,14 +67,14 @@ class Vacancies:
         self.look()
 
 
-def why_unowned(shard: ShardId, rank: Rank, *, anybody: bool) -> str:
+def why_unowned(shard: ShardId, rank: Rank, live: Collection[Member]) -> str:
     """Say what a shard without owner waits for.
 
     Args:
         shard: the shard.
         rank: the replicas that reach its cluster, best first.
-        anybody: whether any replica is registered.
+        live: the replicas that are registered.
     """
-    if not anybody:
-        return "no replica is registered"
+    if not drivers_of(live):
+        return "all registered replicas only observe" if live else "no replica is registered"
     return f"waits for replica {rank[0]} to claim it" if rank else f"no live replica reaches cluster {shard.cluster}"

@@ -110,13 +110,26 @@ class SwarmMetrics:
             ["cluster"],
             registry=registry,
         )
-        self.members = Gauge("dragonfly_swarm_members", "Live replicas.", registry=registry)
+        self.members = Gauge("dragonfly_swarm_members", "Live replicas that may drive shards.", registry=registry)
+        self.observers = Gauge("dragonfly_swarm_observers", "Live replicas that only look on.", registry=registry)
         self.reachable = Gauge(
             "dragonfly_cluster_reachable", "1 while this replica reaches the cluster.", ["cluster"], registry=registry
         )
         self.unreached_seconds = Gauge(
             "dragonfly_cluster_unreachable_seconds",
             "For how long no live replica has reached the cluster; 0 while one does.",
+            ["cluster"],
+            registry=registry,
+        )
+        self.reached_from = Gauge(
+            "dragonfly_cluster_reached_from",
+            "How many live replicas of the site reach the cluster; 0 where some are and none does.",
+            ["cluster", "site"],
+            registry=registry,
+        )
+        self.preferred = Gauge(
+            "dragonfly_cluster_preferred",
+            "1 if this replica is of a site that the cluster prefers, or the cluster prefers none.",
             ["cluster"],
             registry=registry,
         )
@@ -146,7 +159,7 @@ class ReplicaMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.state = Gauge(
             "dragonfly_replica_state",
-            "1 for what this replica may do now (acting, following, fenced, read-only), 0 for the others.",
+            "1 for what this replica may do now (acting, following, observing, fenced, read-only), 0 for the others.",
             ["state"],
             registry=registry,
         )

@@ -22,6 +22,8 @@ FULL: Final = 'dragonfly_store_state{instance="a",state="full"}'
 DEGRADED: Final = 'dragonfly_store_state{instance="a",state="degraded"}'
 FENCE_OF_A: Final = 'dragonfly_cluster_admission_policy_installed{instance="a",cluster="local"}'
 FENCE_OF_B: Final = 'dragonfly_cluster_admission_policy_installed{instance="b",cluster="local"}'
+REACHED: Final = 'dragonfly_cluster_reachable{instance="a",cluster="local"}'
+PREFERRED: Final = 'dragonfly_cluster_preferred{instance="a",cluster="local"}'
 BUILD: Final = 'dragonfly_build_info{instance="a"}'
 
 
@@ -38,6 +40,13 @@ BUILD: Final = 'dragonfly_build_info{instance="a"}'
         pytest.param("DragonflyEtcdRefusesWrites", {FULL: "0x7 1x9"}, "2m15s", "1m45s", id="etcd is full"),
         pytest.param("DragonflySwarmGone", {BUILD: "1x7 stale"}, "2m15s", "1m45s", id="no replica"),
         pytest.param("DragonflyFenceMissing", {FENCE_OF_A: "1x8 0x99"}, "7m30s", "7m", id="no fence"),
+        pytest.param(
+            "DragonflyClusterUnreachableFromOne",
+            {REACHED: "1x8 0x99", PREFERRED: "1x107"},
+            "3m30s",
+            "3m",
+            id="a replica of its site does not reach it",
+        ),
     ],
 )
 def test_an_alert_fires_when_it_should_and_not_before(
@@ -53,6 +62,9 @@ def test_an_alert_fires_when_it_should_and_not_before(
         pytest.param("DragonflyEtcdRefusesWrites", {DEGRADED: "1x80"}, id="a member is away, writes are taken"),
         pytest.param("DragonflyFenceMissing", {FENCE_OF_A: "1x80", FENCE_OF_B: "0x80"}, id="one replica is yet to see"),
         pytest.param("DragonflyUnreadableRecord", {UNREADABLE: "_x8 0x80"}, id="a replica that just started"),
+        pytest.param(
+            "DragonflyClusterUnreachableFromOne", {REACHED: "0x80", PREFERRED: "0x80"}, id="a replica of another site"
+        ),
     ],
 )
 def test_an_alert_does_not_fire_for(tmp_path: Path, alert: str, series: Mapping[str, str]) -> None:

@@ -1,13 +1,14 @@
 """Clusters over HTTP: registered, changed, removed; what they hold of people's secrets; machines in them."""
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from dragonfly.controllers.checkup import Checkup, MissingRight
 from dragonfly.model.cluster import Cluster
-from dragonfly.model.swarm import Claim
+from dragonfly.model.swarm import Claim, Member
 from dragonfly.store import keys, records
 from dragonfly.store.values import Put
 from tests.unit.api.replicas import ANY, MERGE, SEAL, Replica, World, answer_of, fields_of, problem_of
@@ -236,3 +237,47 @@ async def test_the_feed_tells_of_a_cluster_and_of_who_drives_it(replica: Replica
         ("deleted", {"0": "b"}),
     ]
     assert "removingSince" in page["items"][2]["object"]["status"]
+
+
+async def test_who_reaches_it_is_shown_by_site_in_answers_metrics_and_the_feed(world: World) -> None:
+    replica = world.replica(clusters={"fra": 1})
+    born = datetime(2026, 1, 1, tzinfo=UTC)
+    made = answer_of(await replica.http.post(CLUSTERS, json=document(shards=1, sites=["fra1"])), 201)
+
+    def told(name: str, site: str, **more: Any) -> Put:
+        member = Member(id=name, site=site, version="1", address="x", started=born, **more)
+        return Put(keys.member(name), records.encode(member))
+
+    away = {"unreachable": {"fra": born}, "troubles": {"fra": "connection refused"}}
+    await world.store.commit(told("a", "fra1", clusters=("fra",)))
+    await world.store.commit(told("b", "ber1", **away))
+    await world.store.commit(told("o", "home", observes=True))
+
+    replicas = [
+        {"replica": "b", "site": "ber1", "reachable": False, "since": "2026-01-01T00:00:00Z"}
+        | {"reason": "connection refused"},
+        {"replica": "a", "site": "fra1", "reachable": True},
+    ]
+    fra = await replica.get(f"{CLUSTERS}/fra")
+    assert (fra["status"]["reachable"], fra["status"]["replicas"]) == (True, replicas)
+    assert (await replica.get(CLUSTERS))["items"][0]["status"]["replicas"] == replicas
+    page = await replica.get("/api/v1/events", since=made["metadata"]["revision"], kind="Cluster")
+    assert [item["object"]["status"]["replicas"] for item in page["items"]] == [replicas[1:], replicas]
+    metrics = (await replica.http.get("/metrics")).text
+    assert 'dragonfly_cluster_reached_from{cluster="fra",site="fra1"} 1.0' in metrics
+    assert 'dragonfly_cluster_reached_from{cluster="fra",site="ber1"} 0.0' in metrics
+    assert 'site="home"' not in metrics
+    assert ("dragonfly_swarm_members 2.0" in metrics, "dragonfly_swarm_observers 1.0" in metrics) == (True, True)
+
+
+@pytest.mark.parametrize(
+    ("site", "sites", "preferred"), [("fra1", ("fra1",), 1.0), ("ber1", ("fra1",), 0.0), ("", (), 1.0)]
+)
+async def test_whether_a_cluster_is_this_replicas_to_reach_is_measured(
+    world: World, site: str, sites: tuple[str, ...], preferred: float
+) -> None:
+    replica = world.replica(site=site, sites_of=lambda _: sites)
+
+    metrics = (await replica.http.get("/metrics")).text
+
+    assert f'dragonfly_cluster_preferred{{cluster="local"}} {preferred}' in metrics

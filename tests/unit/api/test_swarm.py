@@ -10,6 +10,7 @@ from dragonfly.store import keys, records
 from dragonfly.store.errors import Behind, Denied, NoSpace, OtherEtcd, SchemaUnknown, Unavailable
 from dragonfly.store.values import Delete, MemberStatus, Put
 from dragonfly.swarm.shards import ShardId
+from dragonfly.swarm.standing import STATES
 from tests.unit.api.replicas import Replica, World, problem_of, template_document
 
 STARTED = datetime(2026, 1, 1, tzinfo=UTC)
@@ -179,7 +180,7 @@ async def _state(replica: Replica) -> tuple[str, str]:
     own = (await replica.get("/api/v1/swarm"))["self"]
     metrics = (await replica.http.get("/metrics")).text
     assert f'dragonfly_replica_state{{state="{own["state"]}"}} 1.0' in metrics
-    assert metrics.count("dragonfly_replica_state{") == 4
+    assert metrics.count("dragonfly_replica_state{") == len(STATES)
     return own["state"], own["reason"]
 
 
@@ -280,3 +281,15 @@ async def test_a_replica_tells_in_which_mode_it_runs_though_it_knows_nothing_of_
         "why": [{"lookedAt": "namespace tink-system", "found": "there", "decides": True}],
         "etcd": {"source": "secret", "reachable": True, "place": "Secret a/b", "endpoints": ["https://a:2379"]},
     }
+
+
+async def test_one_that_observes_is_a_member_and_nobody_who_might_drive(world: World) -> None:
+    replica = world.replica("a", clusters={"fra": 1}, sites_of=lambda _: ("fra1",))
+    observer = Member(id="o", version="1.0", address="x", started=STARTED, observes=True)
+    await world.store.commit(Put(keys.member("o"), records.encode(observer)))
+
+    swarm = await replica.get("/api/v1/swarm")
+
+    assert [(member["id"], member.get("observes"), member["claims"]) for member in swarm["members"]] == [("o", True, 0)]
+    assert swarm["clusters"] == [{"name": "fra", "reachable": False, "sites": ["fra1"], "shards": 1, "unowned": 1}]
+    assert swarm["unowned"][0]["reason"] == "all registered replicas only observe"

@@ -1,6 +1,7 @@
 """Clusters at the command line: added from a kubeconfig, listed, described, checked, removed."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,10 @@ FRA = {
         "since": CREATED,
         "reason": "no answer within 10 s",
         "server": "https://10.0.0.1:6443",
+        "replicas": [
+            {"replica": "b", "site": "ber1", "reachable": False, "since": CREATED, "reason": "refused"},
+            {"replica": "a", "site": "fra1", "reachable": True},
+        ],
         "owners": {"0": "a", "1": ""},
         "machines": 3,
     },
@@ -87,6 +92,9 @@ def test_a_list_and_a_description_tell_how_it_is(swarm: Any, at_swarm: Any) -> N
     assert row.startswith("fra")
     assert "1/2" in row
     assert "no answer within 10 s" in described
+    assert re.search(r"^a +fra1 +yes", described, re.MULTILINE)
+    assert re.search(r"^b +ber1 +no, since .* refused$", described, re.MULTILINE)
+    assert "fra1: a" in at_swarm("get", "c", "-o", "wide").out
     assert "https://10.0.0.1:6443" in described
 
 

@@ -188,6 +188,21 @@ def test_a_server_is_told_by_flags_variables_and_a_file(
     assert (settings.replica, settings.site, settings.shards, settings.lease_ttl) == ("r-1", "variable", 4, 5)
 
 
+@pytest.mark.parametrize(
+    ("said", "observes"),
+    [((), True), (("--observe", "no"), False), (("--observe",), True), (("--observe", "--shards", "4"), True)],
+)
+def test_a_server_is_told_to_observe_by_a_flag_alone(
+    dragonfly: Any, started: list[Settings], monkeypatch: pytest.MonkeyPatch, said: tuple[str, ...], observes: bool
+) -> None:
+    monkeypatch.setenv("DRAGONFLY_ETCD_ENDPOINTS", "http://10.0.0.1:2379")
+    monkeypatch.setenv("DRAGONFLY_OBSERVE", "yes")
+
+    assert dragonfly("server", *said).code == 7
+
+    assert [settings.observe for settings in started] == [observes]
+
+
 def test_a_server_with_wrong_settings_does_not_start_and_tells_all_of_them(
     dragonfly: Any, started: list[Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -263,7 +278,9 @@ def test_what_is_wrong_is_told_below_the_table_with_its_reason(swarm: Any, at_sw
             members=[{**MEMBERS[0], "unreachable": [lost]}, silent],
             unowned=[{**shard, "shard": 0}, {**shard, "shard": 1}],
             drains=[{"cluster": "local", "shard": 1, "owner": "b", "askedBy": "a", "epoch": 9}],
-            clusters=[{"name": "fra", "reachable": False, "since": since, "reason": "timed out", "shards": 2}],
+            clusters=[
+                {"name": "fra", "reachable": False, "since": since, "reason": "timed out", "shards": 2, "unowned": 2}
+            ],
             etcd={"state": "degraded", "since": since, "reason": "http://10.0.0.9:2379: no answer in time"},
             self={"id": "a", "state": "acting", "since": since, "reason": "it drives 2 shards"},
         ),
@@ -273,7 +290,13 @@ def test_what_is_wrong_is_told_below_the_table_with_its_reason(swarm: Any, at_sw
 
     assert done.code == 1
     assert " 3s ago " in done.lines[2]
-    assert done.lines[3:] == [
+    assert done.lines[3:7] == [
+        "",
+        "CLUSTER   SITES   REACHED FROM   NOT FROM    DRIVEN",
+        "fra       -       nobody         b; fra: a   0/2",
+        "",
+    ]
+    assert done.lines[7:] == [
         "Replica a, which answers, is acting since 2026-01-01T00:00:00Z: it drives 2 shards",
         "Replica a asks b to give up local/1",
         "etcd is degraded since 2026-01-01T00:00:00Z: http://10.0.0.9:2379: no answer in time",
@@ -344,3 +367,37 @@ def test_status_of_a_replica_that_knows_no_modes_is_whole_all_the_same(swarm: An
     done = at_swarm("status")
 
     assert (done.code, "Mode" in done.out) == (0, False)
+
+
+def test_from_where_a_cluster_is_reached_is_told_and_only_its_own_sites_are_asked_why_not(
+    swarm: Any, at_swarm: Any
+) -> None:
+    def member(name: str, site: str, *lost: str, **more: Any) -> dict[str, Any]:
+        unreachable = [{"cluster": cluster, "since": "2026-01-01T00:00:00Z", "reason": "refused"} for cluster in lost]
+        reached = [] if more.get("observes") else sorted({"fra", "local"} - set(lost))
+        return {"id": name, "site": site, "clusters": reached, "unreachable": unreachable, **more}
+
+    members = [
+        member("a", "fra1"),
+        member("b", "fra1", "fra"),
+        member("c", "ber1", "fra", "local"),
+        member("laptop", "home", observes=True),
+    ]
+    clusters = [
+        {"name": "fra", "reachable": True, "sites": ["fra1"], "shards": 8, "unowned": 0},
+        {"name": "local", "reachable": True, "shards": 8, "unowned": 1},
+    ]
+    swarm.reply("GET /api/v1/swarm", 200, _told(members=members, clusters=clusters))
+
+    lines = at_swarm("swarm").lines
+
+    assert lines[4].split()[-1] == "observes"
+    assert lines[6:9] == [
+        "CLUSTER   SITES   REACHED FROM   NOT FROM           DRIVEN",
+        "fra       fra1    fra1: a        ber1: c; fra1: b   8/8",
+        "local     -       fra1: a,b      ber1: c            7/8",
+    ]
+    assert [line for line in lines if "does not reach" in line] == [
+        "Replica b does not reach cluster fra since 2026-01-01T00:00:00Z: refused",
+        "Replica c does not reach cluster local since 2026-01-01T00:00:00Z: refused",
+    ]

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from dragonfly.feed.shown import Composer, Ref, Shown
 from dragonfly.feed.view import Filter, View
+from dragonfly.model.cluster import Cluster, ClusterSpec
 from dragonfly.model.machine import InstalledOs, Interface, Machine, MachineSpec, Observed
 from dragonfly.model.power import PowerRequest
 from dragonfly.model.provision import Active, Provision, ProvisionSpec, ProvisionStatus
@@ -96,6 +97,11 @@ _writes: st.SearchStrategy[Write] = st.one_of(
             keys.template("ubuntu"),
             Template(metadata=Metadata(name="ubuntu", created_at=T0, updated_at=T0), spec=TemplateSpec()),
         )
+    ),
+    st.builds(
+        lambda c, site: _put(keys.cluster(c), Cluster(spec=ClusterSpec(shards=SHARDS[c], sites=(site,)))),
+        _clusters,
+        st.sampled_from(("fra1", "ber1")),
     ),
     st.builds(lambda n: Put(keys.machine(n), b'"not a machine"'), _names),
     st.builds(

@@ -1,8 +1,9 @@
 """Whether a cluster is reached, put together from what each replica says."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
-from dragonfly.model.swarm import ClusterReach, Member, reach_of
+from dragonfly.model.swarm import ClusterReach, Member, ReplicaReach, reach_of, reaches_of
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -45,3 +46,21 @@ def test_where_nobody_ever_reached_it_the_oldest_replica_tells() -> None:
 
 def test_without_replicas_nobody_knows() -> None:
     assert reach_of("local", []) == ClusterReach(reachable=False)
+
+
+def test_each_replica_tells_for_itself_by_site_and_those_that_observe_tell_nothing() -> None:
+    def told(name: str, site: str, **more: Any) -> Member:
+        return Member(id=name, site=site, version="1", address="", started=START, **more)
+
+    members = [
+        told("c", "fra1", clusters=("local",)),
+        told("b", "ber1"),
+        told("a", "fra1", unreachable={"local": at(3)}, troubles={"local": "refused"}),
+        told("o", "ber1", observes=True),
+    ]
+
+    assert reaches_of("local", members) == (
+        ReplicaReach(replica="b", site="ber1", reachable=False),
+        ReplicaReach(replica="a", site="fra1", reachable=False, since=at(3), reason="refused"),
+        ReplicaReach(replica="c", site="fra1", reachable=True),
+    )

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from random import Random
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -69,6 +70,13 @@ class TestClaim:
 
     def test_who_is_no_member_does_nothing(self) -> None:
         assert moves_of("stranger", view(unowned_for=99)) == []
+
+    def test_who_observes_does_nothing(self) -> None:
+        """Even if another version has ranked it."""
+        seen = view(unowned_for=99)
+        observer = msgspec.structs.replace(MEMBERS[FIRST], observes=True)
+
+        assert moves_of(FIRST, seen._replace(members={**MEMBERS, FIRST: observer})) == []
 
     def test_a_claim_of_its_own_predecessor_is_not_its_own(self) -> None:
         """After a restart with the same id the old claim stays until etcd ends its lease."""

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from random import Random
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -79,6 +80,19 @@ def test_only_who_is_there_decides_not_the_order_nor_other_clusters(names: list[
     found = rankings(dict.fromkeys(mixed, ()), members)
 
     assert {shard: found[shard] for shard in one} == ranks
+
+
+@given(NAMES.filter(lambda names: len(names) > 1), CLUSTERS, st.integers(1, 40))
+def test_one_that_observes_is_nowhere_in_the_ranking_and_changes_nobodys_share(
+    names: list[str], cluster: str, count: int
+) -> None:
+    """Whatever it says that it reaches."""
+    *drivers, observer = names
+    shards = dict.fromkeys(shards_of(cluster, count), ())
+    members = [member(name, clusters=(cluster,)) for name in drivers]
+    watching = msgspec.structs.replace(member(observer, clusters=(cluster,)), observes=True)
+
+    assert rankings(shards, [*members, watching]) == rankings(shards, members)
 
 
 def test_behind_the_first_the_others_keep_their_order_when_one_goes() -> None:

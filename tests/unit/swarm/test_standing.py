@@ -18,6 +18,9 @@ BORN = datetime(2026, 1, 1, tzinfo=UTC)
         (Facts("", held=False, owned=3), "fenced", "it has no lease"),
         (Facts("etcd is full", held=True, owned=3), "read-only", "etcd is full"),
         (Facts("etcd is away", held=False, owned=3), "read-only", "etcd is away"),
+        (Facts("", held=True, owned=0, observes=True), "observing", "it was told to observe"),
+        (Facts("", held=False, owned=0, observes=True), "observing", "it was told to observe"),
+        (Facts("etcd is away", held=False, owned=0, observes=True), "read-only", "etcd is away"),
     ],
 )
 def test_each_state(facts: Facts, state: str, reason: str) -> None:
@@ -25,7 +28,8 @@ def test_each_state(facts: Facts, state: str, reason: str) -> None:
 
     assert (found.state, found.state in STATES) == (state, True)
     assert found.reason.startswith(reason)
-    assert ("does not work" in found.reason) is not facts.held, "whether work on machines goes on is told"
+    has_stopped = not facts.held and not facts.observes
+    assert ("does not work" in found.reason) is has_stopped, "whether work on machines goes on is told"
 
 
 def test_the_time_without_a_lease_is_added_up_after_the_first_one() -> None:
@@ -49,4 +53,16 @@ def test_the_time_without_a_lease_is_added_up_after_the_first_one() -> None:
         ("fenced", 20),
     ]
     assert sentry.take_fenced() == Fenced(4.0, 2)
+    assert sentry.take_fenced() == Fenced(0.0, 0)
+
+
+def test_one_that_observes_is_never_fenced() -> None:
+    now = 0.0
+    facts = Facts("", held=False, owned=0, observes=True)
+    sentry = Sentry(lambda: facts, clock=lambda: now, now=lambda: BORN)
+
+    for now, held in ((1.0, True), (2.0, False), (9.0, True)):  # noqa: B007 - the closures above read it
+        facts = Facts("", held=held, owned=0, observes=True)
+        assert sentry.look().state == "observing"
+
     assert sentry.take_fenced() == Fenced(0.0, 0)

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from dragonfly.model.swarm import Claim
+from dragonfly.model.swarm import Claim, Member
 from dragonfly.store import keys
 from dragonfly.store.mirror import Mirror
 from dragonfly.store.records import decode, encode
@@ -61,6 +61,10 @@ async def test_claims_that_change_together_are_looked_at_once() -> None:
 
 
 def test_what_a_shard_waits_for() -> None:
-    assert why_unowned(FIRST, (), anybody=False) == "no replica is registered"
-    assert why_unowned(FIRST, (), anybody=True) == "no live replica reaches cluster fra"
-    assert why_unowned(FIRST, ("b", "a"), anybody=True) == "waits for replica b to claim it"
+    driver = Member(id="a", version="1", address="x", started=BORN)
+    observer = Member(id="o", version="1", address="x", started=BORN, observes=True)
+
+    assert why_unowned(FIRST, (), []) == "no replica is registered"
+    assert why_unowned(FIRST, (), [observer]) == "all registered replicas only observe"
+    assert why_unowned(FIRST, (), [driver, observer]) == "no live replica reaches cluster fra"
+    assert why_unowned(FIRST, ("b", "a"), [driver]) == "waits for replica b to claim it"
