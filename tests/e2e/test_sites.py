@@ -1,0 +1,236 @@
+"""Three clusters, three sites, five replicas and one that looks on; then one cluster is slow, and one is stopped."""
+
+import re
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+from dragonfly.model.values import LOCAL
+from dragonfly.sandbox.controlplane import ControlPlane
+from dragonfly.sandbox.fate import Behaviour
+from dragonfly.sandbox.gates import Gates, named
+from dragonfly.sandbox.ports import PortLease
+from tests.e2e.audit import read_audit
+from tests.e2e.fleet import others_than_once
+from tests.e2e.site import Agents, Machine, Site
+from tests.e2e.waiting import eventually, eventually_equal
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+
+SITES: Final = {"a": "fra1", "b": "fra1", "c": "ber1", "d": "ber1", "e": "home", "f": "home"}
+OBSERVER: Final = "f"
+ROUTES: Final = {"fra1": (LOCAL, "ber", "fra"), "ber1": (LOCAL, "ber"), "home": (LOCAL, "ber")}
+"""The cluster fra is reached from fra1 alone."""
+SLOW: Final = 20.0
+WITHIN: Final = timedelta(seconds=10)
+_PATIENCE: Final = 60.0
+_QUICK: Final = Behaviour(seed=1, shortest=0.05, longest=0.1)
+_ACTION: Final = {"name": "write", "image": "quay.io/tinkerbell/actions/image2disk:latest", "timeout": 60}
+_TEMPLATE: Final = {"os": {"family": "ubuntu", "version": "24.04", "arch": "x86_64"}, "actions": [_ACTION]}
+
+
+class World:
+    """The swarm, its clusters, and the sites' ways to them."""
+
+    def __init__(self, planes: Mapping[str, ControlPlane], gates: Gates, directory: Path, ports: PortLease) -> None:
+        kubeconfig = directory / "local.kubeconfig"
+        kubeconfig.write_text(named(planes[LOCAL].kubeconfig.read_text(), LOCAL))
+        own = {replica: gates.environment(site) for replica, site in SITES.items()}
+        own[OBSERVER] |= {"DRAGONFLY_OBSERVE": "yes"}
+        self.site = Site(
+            planes[LOCAL], directory, ports, len(SITES), environment={"KUBECONFIG": str(kubeconfig)}, own=own
+        )
+        self.planes = planes
+        self.gates = gates
+        self._directory = directory
+        self.urls = {replica.id: replica.url for replica in self.site.swarm.replicas}
+        self.asked: dict[str, list[str]] = {name: [] for name in planes}
+        """The provisions in each cluster."""
+
+    @contextmanager
+    def running(self) -> Iterator["World"]:
+        with ExitStack() as stack:
+            stack.enter_context(self.site.running())
+            self.site.template("ubuntu", _TEMPLATE)
+            for name, sites in (("ber", ["ber1"]), ("fra", ["fra1"])):
+                kubeconfig = named(self.planes[name].kubeconfig.read_text(), name)
+                spec = {"kubeconfig": kubeconfig, "sites": sites, "shards": 4}
+                self.site.api.post("clusters", {"metadata": {"name": name}, "spec": spec})
+            self.machines = {name: self.site.machines(3) for name in self.planes}
+            for name, machines in self.machines.items():
+                stack.enter_context(self._agents(name, machines))
+            yield self
+
+    def asks(self, cluster: str, machine: Machine, replica: str) -> str:
+        """Have a machine provisioned through one replica; the provision's name."""
+        with self.site.api_at(self.urls[replica]) as api:
+            provision: str = api.post(f"machines/{machine.name}/provision", {"template": "ubuntu"})["metadata"]["name"]
+        self.asked[cluster].append(provision)
+        return provision
+
+    def register(self) -> None:
+        """All machines, through a replica that neither reaches their cluster nor might drive them."""
+        with self.site.api_at(self.urls[OBSERVER]) as api:
+            for cluster, machines in self.machines.items():
+                for machine in machines:
+                    document = machine.document()
+                    document["spec"]["cluster"] = cluster
+                    api.post("machines", document)
+
+    def succeeded(self, *provisions: str) -> None:
+        expected = dict.fromkeys(provisions, "Succeeded")
+        eventually_equal(lambda: {name: self.site.phase(name) for name in provisions}, expected, within=_PATIENCE)
+
+    def swarm(self, replica: str) -> dict[str, Any]:
+        with self.site.api_at(self.urls[replica]) as api:
+            view: dict[str, Any] = api.get("swarm")
+        return view
+
+    def drivers(self, cluster: str) -> set[str]:
+        """Who drives the cluster's shards; "" for nobody."""
+        return set(self.cluster(cluster, "a")["owners"].values())
+
+    def epochs(self, cluster: str) -> dict[int, int]:
+        """Under which epoch each shard of a cluster is driven."""
+        return {claim["shard"]: claim["epoch"] for claim in self.swarm("a")["claims"] if claim["cluster"] == cluster}
+
+    def cluster(self, name: str, replica: str) -> dict[str, Any]:
+        """What a replica tells of a cluster."""
+        with self.site.api_at(self.urls[replica]) as api:
+            status: dict[str, Any] = api.get(f"clusters/{name}")["status"]
+        return status
+
+    def unreached(self, name: str, replica: str) -> dict[str, Any]:
+        """The same, if it is that nobody reaches it."""
+        status = self.cluster(name, replica)
+        return {} if status["reachable"] else status
+
+    def gauges(self, replica: str, name: str) -> dict[str, float]:
+        """A metric of a replica, by its labels."""
+        with urllib.request.urlopen(f"{self.urls[replica]}/metrics", timeout=10) as answer:
+            found = re.findall(rf"^{name}{{(.*)}} (\S+)$", answer.read().decode(), re.MULTILINE)
+        return {labels: float(value) for labels, value in found}
+
+    def cli(self, replica: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        environment = {"DRAGONFLY_SERVER": self.urls[replica], "DRAGONFLY_TOKEN": self.site._token, "PATH": "/usr/bin"}
+        command = [sys.executable, "-m", "dragonfly", *arguments]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+
+    @contextmanager
+    def _agents(self, cluster: str, machines: list[Machine]) -> Iterator[None]:
+        """Switch machines on that boot from their cluster's Tinkerbell."""
+        agents = Agents(self._directory / f"agents-{cluster}", self.planes[cluster].tink_server, machines, _QUICK)
+        agents.service.start()
+        try:
+            yield
+        finally:
+            agents.service.stop()
+
+
+@pytest.fixture
+def world(control_plane: ControlPlane, ports: PortLease, tmp_path: Path) -> Iterator[World]:
+    with ExitStack() as stack:
+        others = [ControlPlane(tmp_path / name) for name in ("ber", "fra")]
+        with ThreadPoolExecutor(len(others)) as starting:
+            planes = dict(zip(("ber", "fra"), starting.map(stack.enter_context, others), strict=True))
+        planes[LOCAL] = control_plane
+        servers = {name: plane.apiserver.url for name, plane in planes.items()}
+        places = {site: ports.take() for site in ROUTES}
+        gates = stack.enter_context(Gates(places, servers, ROUTES))
+        yield stack.enter_context(World(planes, gates, tmp_path, ports).running())
+
+
+def test_each_cluster_is_driven_from_where_it_is_reached_and_a_bad_one_is_told_and_harms_no_other(world: World) -> None:
+    """P1, P6, P12."""
+    _all_is_driven(world)
+    world.register()
+    first = [
+        world.asks(cluster, machine, replica)
+        for cluster, machines in world.machines.items()
+        for machine, replica in zip(machines, (OBSERVER, "c", "a"), strict=True)
+    ]
+    world.succeeded(*first)
+    _is_told_by_site(world)
+    _the_observer_did_nothing(world)
+
+    pids = {replica.id: replica.service.pid for replica in world.site.swarm.replicas}
+    epochs = world.epochs("fra")
+    began = datetime.now(UTC)
+    world.gates.slow(LOCAL, SLOW)
+    world.planes["ber"].apiserver.service.kill()
+    for name in (LOCAL, "ber"):
+        _is_told_as_unreachable(world, name, began)
+    waiting = [world.asks(name, world.machines[name][0], "c") for name in (LOCAL, "ber")]
+    world.succeeded(*(world.asks("fra", machine, "d") for machine in world.machines["fra"]))
+    assert {world.site.phase(name) for name in waiting} <= {"Pending", "Starting"}
+    assert world.epochs("fra") == epochs, "its shards stayed where they were"
+
+    world.gates.heal(LOCAL)
+    world.planes["ber"].apiserver.service.start()
+    # Without its API server it ends by itself; whatever keeps it in a cluster starts it again.
+    world.planes["ber"].tinkerbell.service.start()
+    world.succeeded(*waiting)
+    _all_is_driven(world)
+    assert {replica.id: replica.service.pid for replica in world.site.swarm.replicas} == pids, "none was restarted"
+    _the_observer_did_nothing(world)
+    for name, plane in world.planes.items():
+        assert others_than_once(read_audit(plane.audit_log), world.asked[name]) == {}
+
+
+def _all_is_driven(world: World) -> None:
+    """Each cluster by replicas of its own sites that reach it, evenly, and never by the one that looks on."""
+    eventually_equal(lambda: world.drivers("fra"), {"a", "b"}, within=_PATIENCE)
+    eventually_equal(lambda: world.drivers("ber"), {"c", "d"}, within=_PATIENCE)
+    eventually_equal(lambda: world.drivers(LOCAL), {"a", "b", "c", "d", "e"}, within=_PATIENCE)
+
+
+def _is_told_by_site(world: World) -> None:
+    """Every replica tells who reaches fra; also those that do not."""
+    for replica in SITES:
+        said = {one["replica"]: one for one in world.cluster("fra", replica)["replicas"]}
+        assert {name: (one["site"], one["reachable"]) for name, one in said.items()} == {
+            name: (site, site == "fra1") for name, site in SITES.items() if name != OBSERVER
+        }
+        assert all(one["since"] and one["reason"] for one in said.values() if not one["reachable"]), said
+        reached = world.gauges(replica, "dragonfly_cluster_reached_from")
+        assert [reached[f'cluster="fra",site="{site}"'] for site in ("fra1", "ber1", "home")] == [2.0, 0.0, 0.0]
+    told = world.cli("c", "swarm")
+    assert told.returncode == 0, told.stdout + told.stderr
+    assert re.search(r"^fra +fra1 +fra1: a,b +ber1: c,d; home: e +4/4$", told.stdout, re.MULTILINE), told.stdout
+    assert "does not reach cluster fra" not in told.stdout, "they need not"
+    described = world.cli(OBSERVER, "describe", "cluster", "fra").stdout
+    assert re.search(r"^e +home +no, since \S+ +\S+", described, re.MULTILINE), described
+
+
+def _the_observer_did_nothing(world: World) -> None:
+    view = world.swarm(OBSERVER)
+    members = {member["id"]: (member.get("observes", False), member["claims"]) for member in view["members"]}
+    assert members[OBSERVER] == (True, 0)
+    assert [name for name, (observes, _) in members.items() if observes] == [OBSERVER]
+    assert view["self"]["state"] == "observing"
+    assert world.gauges(OBSERVER, "dragonfly_kube_calls_total") == {}
+    assert re.search(rf"^{OBSERVER} .* observes$", world.cli("a", "swarm").stdout, re.MULTILINE)
+
+
+def _is_told_as_unreachable(world: World, name: str, began: datetime) -> None:
+    """By API, command line and metrics, through a replica that drove it and through the one that looks on."""
+    for replica in ("c", OBSERVER):
+        status = eventually(
+            f"{replica} tells that {name} is out of reach",
+            lambda: world.unreached(name, replica),  # noqa: B023
+            within=_PATIENCE,
+        )
+        assert datetime.fromisoformat(status["since"]) - began <= WITHIN
+        assert status["reason"]
+        assert world.gauges(replica, "dragonfly_cluster_unreachable_seconds")[f'cluster="{name}"'] > 0
+        told = world.cli(replica, "swarm")
+        assert told.returncode == 1
+        assert f"Cluster {name} is not reachable since" in told.stdout, told.stdout
