@@ -1,6 +1,7 @@
 """Clusters as lists and single answers show them: what people set, who reaches them, who drives them."""
 
 from collections import defaultdict
+from collections.abc import Iterable
 from typing import Final, Literal
 
 import msgspec
@@ -12,6 +13,7 @@ from dragonfly.feed.shown import cluster_words
 from dragonfly.feed.views import ClusterView, cluster_view
 from dragonfly.model.cluster import Cluster
 from dragonfly.model.machine import Machine
+from dragonfly.model.swarm import Member, drivers_of
 from dragonfly.model.values import Value
 from dragonfly.store import keys
 from dragonfly.store.mirror import Held, Mirror, Update
@@ -35,6 +37,8 @@ class ClusterCheckView(Value, frozen=True, kw_only=True):
     version: str
     missing_types: tuple[str, ...]
     missing_rights: tuple[MissingRight, ...]
+    reached_by: dict[str, str] = {}
+    """If this replica could not ask: those that reach it, each with its address."""
 
 
 class Population:
@@ -71,7 +75,9 @@ def _clusters_of(machine: Machine) -> tuple[str, ...]:
     return (here,) if machine.moving is None else (here, machine.moving.to)
 
 
-def check_view(cluster: str, replica: str, found: Checkup) -> ClusterCheckView:
+def check_view(cluster: str, replica: str, found: Checkup, live: Iterable[Member]) -> ClusterCheckView:
+    """`live`: the replicas of the swarm, of which others may reach what this one does not."""
+    reaching = {member.id: member.address for member in drivers_of(live) if cluster in member.clusters}
     return ClusterCheckView(
         kind="ClusterCheck",
         cluster=cluster,
@@ -81,6 +87,7 @@ def check_view(cluster: str, replica: str, found: Checkup) -> ClusterCheckView:
         version=found.version,
         missing_types=found.missing_types,
         missing_rights=found.missing_rights,
+        reached_by=reaching if found.error else {},
     )
 
 

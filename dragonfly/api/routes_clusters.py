@@ -17,6 +17,7 @@ from dragonfly.intent.idempotency import Answer
 from dragonfly.intent.refusals import ClusterInUse, NotFound
 from dragonfly.model.cluster import ClusterInput
 from dragonfly.store import keys
+from dragonfly.swarm.members import members
 
 _KIND: Final = "Cluster"
 
@@ -74,7 +75,8 @@ async def check_cluster(desk: Desk, call: Call) -> Response:
     if desk.cluster_rows.get(name) is None:
         raise NotFound(_KIND, name)
     found = await desk.context.check_cluster(name)
-    return Response(msgspec.json.encode(check_view(name, desk.context.replica, found)), media_type=JSON)
+    view = check_view(name, desk.context.replica, found, members(desk.context.mirror))
+    return Response(msgspec.json.encode(view), media_type=JSON)
 
 
 def _view(desk: Desk, named: Named, revision: int) -> ClusterView:

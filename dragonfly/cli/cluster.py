@@ -70,6 +70,8 @@ def check(session: Session, name: str) -> int:
     asked = f"replica {found['replica']} asked"
     if found["error"]:
         session.write(f"cluster {name}: cannot be asked ({asked}): {found['error']}")
+        for replica, address in sorted((found.get("reachedBy") or {}).items()):
+            session.write(f"cluster {name}: replica {replica} reaches it: ask it with --server http://{address}")
         return Exit.FAILED
     for missing in found["missingTypes"]:
         session.write(f"cluster {name}: has no {missing}: install Tinkerbell, or its CRDs")

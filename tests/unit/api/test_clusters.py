@@ -221,6 +221,20 @@ async def test_what_it_lacks_is_asked_of_it(world: World) -> None:
     assert found["missingRights"] == [{"verb": "patch", "resource": "secrets"}]
 
 
+async def test_one_that_cannot_ask_a_cluster_names_those_that_can(world: World) -> None:
+    replica = world.replica()
+    answer_of(await replica.http.post(CLUSTERS, json=document()), 201)
+    born = datetime(2026, 1, 1, tzinfo=UTC)
+    for name, clusters in (("a", ("fra",)), ("b", ())):
+        member = Member(id=name, version="1", address=f"10.0.0.1:{name}", started=born, clusters=clusters)
+        await world.store.commit(Put(keys.member(name), records.encode(member)))
+
+    found = await replica.post(f"{CLUSTERS}/fra/check", None)
+
+    assert found["error"] == "this replica only observes, and connects to no cluster"
+    assert found["reachedBy"] == {"a": "10.0.0.1:a"}
+
+
 async def test_the_feed_tells_of_a_cluster_and_of_who_drives_it(replica: Replica, world: World) -> None:
     """P8."""
     made = answer_of(await replica.http.post(CLUSTERS, json=document(shards=1)), 201)

@@ -98,6 +98,21 @@ def test_a_list_and_a_description_tell_how_it_is(swarm: Any, at_swarm: Any) -> N
     assert "https://10.0.0.1:6443" in described
 
 
+def test_a_replica_that_cannot_ask_it_says_who_can(swarm: Any, at_swarm: Any) -> None:
+    found = {"cluster": "fra", "replica": "c", "ok": False, "error": "refused", "reachedBy": {"a": "10.0.0.1:3000"}}
+    swarm.reply(f"POST {ROUTE}/fra/check", 200, found)
+
+    done = at_swarm("cluster", "check", "fra")
+
+    assert (done.code, done.lines) == (
+        1,
+        [
+            "cluster fra: cannot be asked (replica c asked): refused",
+            "cluster fra: replica a reaches it: ask it with --server http://10.0.0.1:3000",
+        ],
+    )
+
+
 def test_what_it_lacks_ends_with_exit_code_1(swarm: Any, at_swarm: Any) -> None:
     found = {
         "kind": "ClusterCheck",

@@ -1,0 +1,266 @@
+"""Three clusters, three sites, five replicas: what the third cluster notices when one is slow and one is stopped.
+
+    python -m benchmarks.sites [MACHINES] [SAMPLES]
+
+MACHINES are spread over three API servers, each with a cluster of its own; one of them is reached from one site alone,
+and is the one that is measured, one provision at a time. Tinkerbell has only installed its CRDs: from the armed
+Workflow on everything is its own. The swarm has an etcd of its own.
+"""
+
+import asyncio
+import itertools
+import sys
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack
+from pathlib import Path
+from statistics import median
+from typing import Any, Final, NamedTuple
+
+import aiohttp
+import uvloop
+
+from benchmarks.clusters import Api, planes
+from benchmarks.harness import Row, Stage, milliseconds, own_etcd, percentile, publish, spread, swarm_on
+from benchmarks.provisions import TEMPLATE, UNLIMITED, Armed, machine
+from dragonfly.kube.connection import Connection
+from dragonfly.kube.credentials import Kubeconfig
+from dragonfly.model.values import LOCAL
+from dragonfly.sandbox.controlplane import ControlPlane
+from dragonfly.sandbox.gates import Gates, named
+from dragonfly.sandbox.ports import PortLease
+
+SLOWED: Final = LOCAL
+STOPPED: Final = "ber"
+MEASURED: Final = "fra"
+CLUSTERS: Final = (SLOWED, STOPPED, MEASURED)
+SITES: Final = {"a": "fra1", "b": "fra1", "c": "ber1", "d": "ber1", "e": "muc1"}
+ROUTES: Final = {"fra1": CLUSTERS, "ber1": (SLOWED, STOPPED), "muc1": (SLOWED, STOPPED)}
+SLOW: Final = 20.0
+"""Seconds by which each answer is late."""
+WAITING: Final = 50
+"""Provisions that are asked for in each of the bad clusters."""
+_PAUSE: Final = 0.05
+"""Seconds between an armed Workflow and the next that is asked for."""
+_WARM: Final = 20
+"""Samples that are thrown away after each change."""
+_GLANCE: Final = 0.05
+_PATIENCE: Final = 300
+
+
+class Phase(NamedTuple):
+    """What was measured while things were so."""
+
+    name: str
+    seconds: tuple[float, ...]
+    """From each intent until its Workflow was armed."""
+
+
+class Fault(NamedTuple):
+    """What became of the bad clusters; seconds by their names."""
+
+    told: Mapping[str, float]
+    """Until the API said that they are out of reach."""
+    back: Mapping[str, float]
+    """From the mending until all that waited was armed."""
+
+
+class Staged(NamedTuple):
+    """What runs."""
+
+    running: Stage
+    gates: Gates
+    hosts: Mapping[str, ControlPlane]
+
+
+class Scene:
+    """The swarm and its clusters as this benchmark needs them."""
+
+    def __init__(
+        self, api: Api, staged: Staged, armed: Mapping[str, Armed], names: Mapping[str, Iterator[str]]
+    ) -> None:
+        """`names`: of machines of each cluster that were not provisioned yet."""
+        self._api = api
+        self._gates = staged.gates
+        self._hosts = staged.hosts
+        self._armed = armed
+        self._names = names
+
+    async def measure(self, name: str, samples: int) -> Phase:
+        """Provision one machine after the other in the measured cluster."""
+        seconds = [await self._sample() for _ in range(_WARM + samples)][_WARM:]
+        _say(f"{name}: {spread(seconds)}, max {milliseconds(max(seconds))}")
+        return Phase(name, tuple(seconds))
+
+    async def during(self, samples: int) -> tuple[Phase, Fault]:
+        """Slow one cluster down and stop another, measure the third, and mend both."""
+        began = time.perf_counter()
+        self._gates.slow(SLOWED, SLOW)
+        self._hosts[STOPPED].apiserver.service.kill()
+        told = await _each((SLOWED, STOPPED), lambda cluster: self._until(cluster, began, reached=False))
+        _say(f"told: {told}")
+        waiting = {cluster: {await self._ask(cluster) for _ in range(WAITING)} for cluster in (SLOWED, STOPPED)}
+        phase = await self.measure("one slow, one stopped", samples)
+        mended = time.perf_counter()
+        self._gates.heal(SLOWED)
+        await asyncio.to_thread(self._hosts[STOPPED].apiserver.service.start)
+        back = await _each((SLOWED, STOPPED), lambda cluster: self._until_armed(cluster, waiting[cluster], mended))
+        _say(f"back: {back}")
+        await _each((SLOWED, STOPPED), lambda cluster: self._until(cluster, mended, reached=True))
+        return phase, Fault(told, back)
+
+    async def _sample(self) -> float:
+        asked = time.perf_counter()
+        name = await self._ask(MEASURED)
+        await self._armed[MEASURED].seen({name}, _PATIENCE)
+        await asyncio.sleep(_PAUSE)
+        return self._armed[MEASURED].at[name] - asked
+
+    async def _ask(self, cluster: str) -> str:
+        name = next(self._names[cluster])
+        await self._api.post(f"machines/{name}/provision", {"template": "bench"})
+        return name
+
+    async def _until(self, cluster: str, began: float, *, reached: bool) -> float:
+        async def is_so() -> bool:
+            status = (await self._api.get(f"clusters/{cluster}"))["status"]
+            return bool(status["reachable"]) is reached
+
+        await _until(is_so)
+        return time.perf_counter() - began
+
+    async def _until_armed(self, cluster: str, machines: set[str], began: float) -> float:
+        await self._armed[cluster].seen(machines, _PATIENCE)
+        return max(self._armed[cluster].at[name] for name in machines) - began
+
+
+async def _each(clusters: Sequence[str], look: Callable[[str], Coroutine[Any, Any, float]]) -> dict[str, float]:
+    found = await asyncio.gather(*map(look, clusters))
+    return dict(zip(clusters, found, strict=True))
+
+
+async def prepared(api: Api, hosts: Mapping[str, ControlPlane], machines: int) -> dict[str, Iterator[str]]:
+    """Register the clusters and as many machines in each; the names of these."""
+    for cluster, site in ((STOPPED, "ber1"), (MEASURED, "fra1")):
+        kubeconfig = named(hosts[cluster].kubeconfig.read_text(), cluster)
+        await api.register_cluster(cluster, kubeconfig=kubeconfig, sites=[site])
+    await _driven(api)
+    await api.post("templates", TEMPLATE)
+    bodies = []
+    for number, cluster in zip(range(machines), itertools.cycle(CLUSTERS)):
+        body = machine(f"{cluster}-{number}", number)
+        body["spec"]["cluster"] = cluster
+        bodies.append(body)
+    await api.register_machines(bodies)
+
+    async def are_there() -> bool:
+        return all(item["status"].get("conditions") for item in await api.all("machines?"))
+
+    await _until(are_there)
+    names = [body["metadata"]["name"] for body in bodies]
+    return {cluster: (name for name in names if name.startswith(f"{cluster}-")) for cluster in CLUSTERS}
+
+
+async def _driven(api: Api) -> None:
+    """Wait until each cluster is driven, and the measured one from its own site alone."""
+
+    async def is_so() -> bool:
+        owners = {name: set((await api.get(f"clusters/{name}"))["status"]["owners"].values()) for name in CLUSTERS}
+        return all("" not in found for found in owners.values()) and owners[MEASURED] == {"a", "b"}
+
+    await _until(is_so)
+
+
+async def _until(is_so: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(_PATIENCE):
+        while True:
+            if await is_so():
+                return
+            await asyncio.sleep(_GLANCE)
+
+
+async def run(staged: Staged, machines: int, samples: int) -> list[Row]:
+    """Measure before, during and after."""
+    async with AsyncExitStack() as stack:
+        connector = aiohttp.TCPConnector(force_close=True)
+        headers = {"Authorization": f"Bearer {staged.running.token}"}
+        session = await stack.enter_async_context(aiohttp.ClientSession(connector=connector, headers=headers))
+        api = Api(session, staged.running.url)
+        names = await prepared(api, staged.hosts, machines)
+        _say("machines are there")
+        armed = {cluster: await _watching(stack, plane) for cluster, plane in staged.hosts.items()}
+        scene = Scene(api, staged, armed, names)
+        before = await scene.measure("before", samples)
+        during, fault = await scene.during(samples)
+        after = await scene.measure("after", samples)
+    return [*(_latency(phase, before) for phase in (before, during, after)), *_told(fault)]
+
+
+async def _watching(stack: AsyncExitStack, plane: ControlPlane) -> Armed:
+    connection = await stack.enter_async_context(Connection(Kubeconfig((plane.admin_kubeconfig,)), UNLIMITED))
+    armed = Armed(connection)
+    await armed.start()
+    stack.push_async_callback(armed.stop)
+    return armed
+
+
+def _latency(phase: Phase, before: Phase) -> Row:
+    p99, first = percentile(phase.seconds, 0.99), percentile(before.seconds, 0.99)
+    p50 = median(phase.seconds) / median(before.seconds)
+    return Row(
+        f"intent → armed in the third cluster, {phase.name} ({len(phase.seconds)})",
+        f"{spread(phase.seconds)}, max {milliseconds(max(phase.seconds))}",
+        "1" if phase is before else f"p50 {p50:.2f}, p99 {p99 / first:.2f} of before",
+    )
+
+
+def _told(fault: Fault) -> Iterator[Row]:
+    kinds = {SLOWED: f"every answer {SLOW:.0f} s late", STOPPED: "API server killed"}
+    for cluster, kind in kinds.items():
+        yield Row(
+            f"{kind} → told as out of reach", f"{fault.told[cluster]:.1f} s", f"{fault.told[cluster] / 10:.2f} of 10 s"
+        )
+    for cluster, kind in kinds.items():
+        yield Row(f"{kind}, mended → all {WAITING} that waited are armed", f"{fault.back[cluster]:.1f} s")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def main(machines: int, samples: int) -> None:
+    """Measure and publish."""
+    with ExitStack() as stack:
+        made = stack.enter_context(planes(len(CLUSTERS)))
+        hosts = dict(zip(CLUSTERS, made, strict=True))
+        for plane in made:
+            plane.tinkerbell.service.stop()
+        directory = made[0].directory
+        ports = stack.enter_context(PortLease())
+        servers = {name: plane.apiserver.url for name, plane in hosts.items()}
+        gates = stack.enter_context(Gates({site: ports.take() for site in ROUTES}, servers, ROUTES))
+        etcd = stack.enter_context(own_etcd(directory / "swarm-etcd"))
+        own = _told_apart(gates, hosts[LOCAL], directory)
+        running = stack.enter_context(swarm_on(made[0], directory, replicas=len(SITES), etcd=etcd, own=own))
+        rows = uvloop.run(run(Staged(running, gates, hosts), machines, samples))
+    publish(
+        "Sites: one cluster slow, one stopped, and a third",
+        f"{machines} machines in three clusters, each a kube-apiserver of its own, driven by five replicas in three "
+        f"sites; the third is reached from one site alone. {samples} provisions one at a time in the third: while all "
+        f"is well, while each answer of the first comes {SLOW:.0f} s late and the second's API server is killed, with "
+        f"{WAITING} provisions that wait in each, and after both were mended. All parts share two cores; Tinkerbell "
+        "has only installed its CRDs.",
+        rows,
+    )
+
+
+def _told_apart(gates: Gates, local: ControlPlane, directory: Path) -> dict[str, dict[str, str]]:
+    """What each replica is told of its site."""
+    kubeconfig = directory / "by-name.kubeconfig"
+    kubeconfig.write_text(named(local.kubeconfig.read_text(), LOCAL))
+    return {replica: gates.environment(site) | {"KUBECONFIG": str(kubeconfig)} for replica, site in SITES.items()}
+
+
+if __name__ == "__main__":
+    asked = [int(argument) for argument in sys.argv[1:]]
+    main(*(asked + [3000, 300][len(asked) :]))
