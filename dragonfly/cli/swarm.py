@@ -1,7 +1,7 @@
 """`dragonfly swarm` and `status`: who is there, who drives what, and whether all is well."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -194,9 +194,10 @@ def _print_state(session: Session) -> bool:
     """Print what the swarm says; return whether every cluster is reached and every shard has an owner."""
     document = session.client.get("swarm").document
     unowned = document.get("unowned") or []
-    versions = Counter(text_at(member, "version") for member in document.get("members") or [])
-    told = ", ".join(f"{count} of version {version}" for version, count in sorted(versions.items()))
-    _line(session, "Replicas", told or "none")
+    members = document.get("members") or []
+    _line(session, "Replicas", _versions(member for member in members if not member.get("observes")) or "none")
+    if observers := _versions(member for member in members if member.get("observes")):
+        _line(session, "Observers", observers)
     claims = document.get("claims") or []
     is_old = document.get("stale") is not None
     shards = f"{len(claims)} driven, {len(unowned)} without owner{', when etcd was last heard' if is_old else ''}"
@@ -214,6 +215,11 @@ def _print_state(session: Session) -> bool:
         if found:
             _line(session, phase, f"{found} machine{'s' if found != 1 else ''}", PHASE_STYLE[phase])
     return _is_whole(document)
+
+
+def _versions(members: Iterable[Document]) -> str:
+    counts = Counter(text_at(member, "version") for member in members)
+    return ", ".join(f"{count} of version {version}" for version, count in sorted(counts.items()))
 
 
 def _line(session: Session, title: str, value: str, style: str = "") -> None:

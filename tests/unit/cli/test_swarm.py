@@ -83,7 +83,8 @@ def test_status_of_a_swarm_that_is_well(swarm: Any, at_swarm: Any) -> None:
     swarm.machine("m-3", "Deployed")
     checks = {"etcd": {"ok": True}, "mirror": {"ok": True, "message": "revision 7"}}
     swarm.reply("GET /readyz", 200, {"checks": checks})
-    swarm.reply("GET /api/v1/swarm", 200, {"members": MEMBERS, "claims": CLAIMS, "unowned": []})
+    observer = {"id": "laptop", "version": "0.2.0", "observes": True}
+    swarm.reply("GET /api/v1/swarm", 200, {"members": [*MEMBERS, observer], "claims": CLAIMS, "unowned": []})
 
     done = at_swarm("status")
 
@@ -91,7 +92,7 @@ def test_status_of_a_swarm_that_is_well(swarm: Any, at_swarm: Any) -> None:
     said = dict(line.split(":", 1) for line in done.lines)
     said = {title.strip(): value.strip() for title, value in said.items()}
     assert (said["Ready"], said["Answered by"], said["etcd"], said["mirror"]) == ("yes", "b", "ok", "ok: revision 7")
-    assert said["Replicas"] == "2 of version 0.1.0"
+    assert (said["Replicas"], said["Observers"]) == ("2 of version 0.1.0", "1 of version 0.2.0")
     assert said["Shards"] == "3 driven, 0 without owner"
     assert (said["Available"], said["Deployed"]) == ("1 machine", "2 machines")
 
