@@ -204,7 +204,19 @@ class _Watched:
             if event.type == "deleted":
                 self._forget(event.name)
             else:
-                self._show([dict(event.object)])
+                self._show([self._whole(event)])
+
+    def _whole(self, event: Event) -> dict[str, Any]:
+        if not self._kind.told_in_part:
+            return dict(event.object)
+        try:
+            query: Query = {"minRevision": event.revision}
+            whole: dict[str, Any] = self._session.client.get(self._kind.plural, event.name, query=query).document
+        except CliError as error:
+            if error.exit_code != Exit.NOT_FOUND:
+                raise
+            return dict(event.object)  # that it is gone comes next
+        return whole
 
     def _show(self, items: list[dict[str, Any]]) -> None:
         self._printer.show([item for item in items if self._shown.get(name_of(item)) != item])

@@ -50,6 +50,8 @@ class Kind(NamedTuple):
     filters: frozenset[str]
     """The query parameters that its list knows beside `q`, `labelSelector`, `tag`, `sort` and `limit`."""
     phases: tuple[str, ...] = ()
+    told_in_part: bool = False
+    """The feed leaves out what is counted, which a column shows: the whole is what a GET says."""
 
     @property
     def list_kind(self) -> str:
@@ -303,6 +305,7 @@ CLUSTERS = Kind(
         _made("LABELS", labels, wide=True),
     ),
     frozenset(),
+    told_in_part=True,
 )
 
 KINDS = (MACHINES, TEMPLATES, PROVISIONS, WEBHOOKS, CLUSTERS)

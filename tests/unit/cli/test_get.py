@@ -247,6 +247,30 @@ def test_watch_for_scripts_is_a_document_a_line(swarm: Any, at_swarm: Any) -> No
 
 
 @pytest.mark.usefixtures("until_the_streams_end")
+def test_watch_of_clusters_goes_on_to_tell_how_many_machines_they_have(swarm: Any, at_swarm: Any) -> None:
+    """The feed does not count them."""
+    named = {"kind": "Cluster", "metadata": {"name": "fra"}, "spec": {"shards": 1}}
+    status = {"reachable": True, "owners": {"0": "b"}}
+    swarm.objects["clusters"] = {}
+    swarm.add("clusters", {**named, "status": {"reachable": True, "machines": 41}})
+    swarm.reply("GET /api/v1/clusters/fra", 200, {**named, "status": {**status, "machines": 42}})
+    taken = {**named, "status": status}
+    swarm.streams.append(told("updated", taken, 110))
+    swarm.streams.append(told("updated", {**taken, "metadata": {"name": "gone"}}, 111))
+
+    done = at_swarm("get", "clusters", "-w")
+
+    assert [line.split()[:4] for line in done.lines] == [
+        ["NAME", "REACHABLE", "SHARDS", "MACHINES"],
+        ["fra", "yes", "0/1", "41"],
+        ["fra", "yes", "1/1", "42"],
+        ["gone", "yes", "1/1", "-"],
+    ]
+    (asked,) = [request for request in swarm.requests if request.path.endswith("/clusters/fra")]
+    assert asked.query == {"minRevision": "110"}
+
+
+@pytest.mark.usefixtures("until_the_streams_end")
 def test_watch_outlives_a_swarm_that_is_away(swarm: Any, at_swarm: Any) -> None:
     swarm.machine("m-1")
     swarm.streams += ["", told("created", swarm.machine("m-2"), 110)]
