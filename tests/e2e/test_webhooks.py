@@ -61,6 +61,10 @@ class Operator:
     def webhook(self, name: str, url: str, **spec: Any) -> None:
         self._api.post("webhooks", {"metadata": {"name": name}, "spec": {"url": url, "secret": _SECRET, **spec}})
 
+    def change(self, name: str, **spec: Any) -> None:
+        answer = self._api.patiently("PATCH", f"webhooks/{name}", {"spec": spec}, {"If-Match": "*"})
+        assert answer.ok, answer
+
     def status(self, name: str) -> dict[str, Any]:
         status: dict[str, Any] = self._api.get(f"webhooks/{name}")["status"]
         return status
@@ -196,6 +200,16 @@ def test_receivers_that_want_nothing_or_are_elsewhere(swarm: LoneSwarm, receiver
     shown = swarm.api.get("webhooks")
     assert _SECRET not in str(shown)
 
+    assert swarm.put("debian").status == 201
+    eventually("the good one got it", lambda: len(receiver.at("/good")) == 3, within=PATIENCE)
+    assert len(receiver.tries_at("/gone")) == 1
+    receiver.replies.pop("/gone")
+    operator.change("gone", enabled=True)
+    operator.change("moved", url=f"{receiver.url}/elsewhere")
+    both = {"ubuntu", "debian"}
+    eventually("what 410 refused has come", lambda: _names(receiver.at("/gone")) == both, within=PATIENCE)
+    eventually("what was led on has come", lambda: _names(receiver.at("/elsewhere")) == both, within=PATIENCE)
+
     deleted = swarm.api.patiently("DELETE", "webhooks/gone", headers={"If-Match": "*"})
     assert deleted.status == 204
 
@@ -206,6 +220,10 @@ async def _compact(etcds: Etcds, revision: int) -> None:
         await store.compact(revision)
     finally:
         await store.close()
+
+
+def _names(got: list[Got]) -> set[str]:
+    return {one.change["name"] for one in got}
 
 
 def _labelled(tries: list[Got], word: str) -> bool:

@@ -70,7 +70,7 @@ class World:
     async def webhook(self, **spec: Any) -> int:
         webhook = Webhook(
             metadata=Metadata(name="alerts", created_at=_BEGAN, updated_at=_BEGAN),
-            spec=WebhookSpec(url="https://example.com/", **spec),
+            spec=WebhookSpec(**({"url": "https://example.com/"} | spec)),
             secrets=(WebhookSecret(id="s", sealed="a secret", mark=""),),
         )
         return await self.store.commit(Put(keys.webhook("alerts"), records.encode(webhook)))
@@ -345,6 +345,48 @@ async def test_a_receiver_that_is_gone_disables_its_webhook(world: World) -> Non
 
     await until(lambda: not stored().spec.enabled, "it is disabled")
     assert stored().disabled_because == "the receiver answered 410 Gone"
+
+
+async def test_one_that_410_stopped_gets_the_refused_change_and_all_since_once_it_is_enabled_again(
+    world: World,
+) -> None:
+    """Whoever delivers by then."""
+    first = await world.replica("a")
+    await world.webhook()
+    before = await world.machine("m-1")
+    await until(lambda: world.saved().delivered == 1, "it works")
+    world.answer = lambda _: Verdict(0.01, 410, "answered 410 Gone")
+    refused = await world.machine("m-1", "refused")
+    await until(lambda: not first.courier._running, "it is disabled")
+    tried = len(world.told())
+    since = [await world.machine("m-1", "later"), await world.machine("m-2")]
+    await first.courier.hand_over()
+    first.freeze()
+
+    world.answer = lambda _: _GOOD
+    await world.replica("b")
+    await world.webhook()
+    await until(lambda: world.saved().delivered == 4, "all is delivered")
+
+    told = world.told()
+    assert (told[0], set(told[1:tried])) == (before, {refused})
+    assert sorted(told[tried:]) == sorted([refused, *since])
+    assert told.index(refused, tried) < told.index(since[0])
+
+
+async def test_one_that_has_moved_gets_the_refused_change_at_the_url_that_is_set(world: World) -> None:
+    await world.replica("a")
+    await world.webhook()
+    moved = Verdict(0.01, 308, "answered 308 Permanent Redirect, which leads to https://example.org/")
+    world.answer = lambda letter: moved if letter.url == "https://example.com/" else _GOOD
+    changes = [await world.machine("m-1"), await world.machine("m-1", "later")]
+    await until(lambda: world.stuck() == ["Machine/m-1"], "it is refused")
+    assert changes[1] not in world.told()
+
+    await world.webhook(url="https://example.org/")
+    await until(lambda: world.saved().delivered == 2, "all is delivered")
+
+    assert [letter.delivery for _, letter in world.sent if letter.url == "https://example.org/"] == changes
 
 
 async def test_what_etcd_has_forgotten_is_a_reset_that_comes_before_anything_else(world: World) -> None:
