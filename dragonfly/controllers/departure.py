@@ -93,7 +93,7 @@ def next_step(seen: Leaving) -> Step:
     for workflow in seen.workflows:
         if workflow.provision:
             # Nothing is active on the machine, so whatever runs there is nothing that anybody still waits for.
-            fate = fate_of(workflow, has_ended=True, is_leaving=True)
+            fate = fate_of(workflow, is_known=True, has_ended=True, is_leaving=True)
             return Halt(workflow) if fate is Fate.HALT else Remove(workflow)
     return Leave()
 

@@ -3,7 +3,7 @@
 A Workflow whose provision has its result must never run (again): a cluster that comes back from a backup, or after the
 machine was moved out of it, may hold one that is armed. Unserved it is removed, which proves that it never will be
 served; else it is taken from its agent. What it is known by is the provision's own record, for another swarm may work
-in the same namespace: without one nothing is touched.
+in the same namespace: without one nothing is touched, unless the machine itself leaves.
 """
 
 from collections.abc import Callable
@@ -33,14 +33,17 @@ class Fate(Enum):
     HALT = "halt"
 
 
-def fate_of(workflow: WorkflowView, *, has_ended: bool, is_leaving: bool) -> Fate:
+def fate_of(workflow: WorkflowView, *, is_known: bool, has_ended: bool, is_leaving: bool) -> Fate:
     """Decide; pure.
 
     Args:
         workflow: one of Dragonfly's.
+        is_known: etcd has a record of its provision.
         has_ended: its provision has its result.
         is_leaving: the machine is leaving the cluster, so that what it has there goes.
     """
+    if not (is_known or is_leaving):
+        return Fate.STAY
     if workflow.staged or (has_ended and removable(workflow)):
         return Fate.REMOVE
     if workflow.terminal or workflow.halted:
@@ -91,7 +94,13 @@ class Leftovers:
         for workflow in self._twins.workflows_of(machine.name, machine.agent_id):
             if not workflow.provision:
                 continue
-            fate = fate_of(workflow, has_ended=self._has_ended(workflow), is_leaving=machine.deleting_since is not None)
+            found = self._provision(workflow.machine, workflow.provision) if workflow.machine else None
+            fate = fate_of(
+                workflow,
+                is_known=found is not None,
+                has_ended=found is not None and found.ended,
+                is_leaving=machine.deleting_since is not None,
+            )
             if fate is Fate.STAY:
                 continue
             is_armed = not (workflow.staged or workflow.terminal or workflow.halted)
@@ -110,7 +119,7 @@ class Leftovers:
         for workflow in self._twins.workflows_of(name, name):
             if workflow.machine != name or not self._is_of_the_past(workflow):
                 continue
-            fate = fate_of(workflow, has_ended=True, is_leaving=True)
+            fate = fate_of(workflow, is_known=True, has_ended=True, is_leaving=True)
             await self.carry_out(fence, workflow, fate)
             self._told(name, workflow, fate)
         if machine is not None and self._is_former(machine):
@@ -132,10 +141,6 @@ class Leftovers:
         if found is None or found.status.workflow is None:
             return False
         return found.ended or found.status.workflow.cluster != self._cluster
-
-    def _has_ended(self, workflow: WorkflowView) -> bool:
-        found = self._provision(workflow.machine, workflow.provision) if workflow.machine else None
-        return found is not None and found.ended
 
     async def carry_out(self, fence: Fence, workflow: WorkflowView, fate: Fate) -> None:
         """Remove the very Workflow that was decided on, or take it from its agent; one that is gone is done with."""

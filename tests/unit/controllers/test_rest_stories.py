@@ -14,6 +14,7 @@ from dragonfly.store import keys
 from tests.unit.controllers.site import MAC, MACHINE, NAMESPACE, PROVISION, SHARD, WORKFLOW_NAME, Site, netboot, run
 
 BMC = Bmc(host="10.0.1.1", username="root")
+LABELS = {MANAGED_BY: "dragonfly", "dragonfly.io/machine": MACHINE, PROVISION_LABEL: PROVISION}
 
 
 class TestRest:
@@ -95,15 +96,34 @@ class TestRest:
 
         async def story(site: Site) -> None:
             await site.add_machine()
-            labels = {MANAGED_BY: "dragonfly", "dragonfly.io/machine": MACHINE, PROVISION_LABEL: PROVISION}
             theirs = Ref(WORKFLOW, NAMESPACE, "theirs")
             async with site.running():
+                await site.ask_for_provision()
+                await site.cancel()
+                await site.until(lambda: not site.is_active())
                 await site.settled()
-                site.kube.put(site.ref(), metadata={"labels": labels}, spec={"disabled": True})
+                site.kube.put(site.ref(), metadata={"labels": LABELS}, spec={"disabled": True})
                 site.kube.put(theirs, spec={"disabled": True}, status={"agentID": MAC})
                 await site.settled()
 
             assert list(site.workflows()) == ["theirs"]
+
+        run(story)
+
+    def test_a_staged_workflow_that_another_swarm_left_stays_until_the_machine_goes(self) -> None:
+        """Two swarms in a namespace may have a machine of one name: what nobody asked this one for is the other's."""
+
+        async def story(site: Site) -> None:
+            await site.add_machine()
+            async with site.running():
+                await site.settled()
+                site.kube.put(site.ref(), metadata={"labels": LABELS}, spec={"disabled": True})
+                await site.settled(1000)
+                assert list(site.workflows()) == [WORKFLOW_NAME]
+
+                await site.delete_machine()
+                await site.until(lambda: keys.machine(MACHINE) not in site.store.items())
+            assert not site.workflows()
 
         run(story)
 
