@@ -12,7 +12,7 @@ from dragonfly.swarm.shards import shard_of
 from tests.chaos.claims import Tenure
 from tests.chaos.history import Request, Seen
 from tests.chaos.verdict import SHARDS, Evidence, broken_promises
-from tests.e2e.audit import OURS, Audit, Stamped, Write
+from tests.e2e.audit import OURS, Audit, Stamped, Unmarked, Write
 from tests.e2e.fleet import Outcome, workflow
 
 NAME = "01J00000000000000000000001"
@@ -52,6 +52,10 @@ def stamped(version: int, epoch: int, *, asked_at: float) -> Stamped:
     return Stamped(f"hardware/{MACHINE}", MACHINE, "h", version, epoch, at(asked_at))
 
 
+def deletion(asked_at: float, name: str = f"hardware/{MACHINE}") -> Unmarked:
+    return Unmarked(name, "delete", MACHINE, at(asked_at))
+
+
 def step(action: str = "stream-image") -> Step:
     return Step(MAC, f"tinkerbell/{workflow(NAME)}", action, "id", "started", 3.0, 0)
 
@@ -84,7 +88,8 @@ GOOD = Evidence(
     unowned=(),
     audit=Audit([CREATE, ARM, RUNS]),
     stamped=(stamped(1, 10, asked_at=5), stamped(2, 10, asked_at=6), stamped(3, 20, asked_at=12)),
-    tenures=(Tenure(10, SHARD, "a", 1.0, 9.0), Tenure(20, SHARD, "b", 10.0, float("inf"))),
+    unmarked=(deletion(8), deletion(14), Unmarked(f"secrets/{MACHINE}-bmc", "patch", MACHINE, at(5))),
+    tenures=(Tenure(10, SHARD, "a", 1.0, 9.0), Tenure(20, SHARD, "b", 12.0, float("inf"))),
     trace=(step(), step("write-hostname")),
 )
 
@@ -113,6 +118,13 @@ DOCTORED: dict[str, tuple[str, Callable[[Evidence], Evidence]]] = {
     "written after the claim's end": (
         "P10",
         lambda e: e._replace(stamped=(*e.stamped[:2], stamped(3, 10, asked_at=10.1))),
+    ),
+    "deleted while nobody had the shard": ("P10", lambda e: e._replace(unmarked=(deletion(10.5),))),
+    "deleted when only another shard had an owner": (
+        "P10",
+        lambda e: e._replace(
+            unmarked=(deletion(10.5),), tenures=(*e.tenures, Tenure(15, f"{SHARD}0", "c", 9.5, float("inf")))
+        ),
     ),
     "written long after a freeze": (
         "P10",

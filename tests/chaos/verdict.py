@@ -13,7 +13,7 @@ from dragonfly.sandbox.agents import Step
 from dragonfly.swarm.shards import shard_of
 from tests.chaos.claims import Tenure
 from tests.chaos.history import Request, Seen
-from tests.e2e.audit import Audit, Stamped, Write
+from tests.e2e.audit import Audit, Stamped, Unmarked, Write
 from tests.e2e.fleet import ENDS, Outcome, outcome, starts, workflow
 
 SHARDS: Final = 8
@@ -38,6 +38,7 @@ class Evidence(NamedTuple):
     unowned: Sequence[Any]
     audit: Audit
     stamped: Sequence[Stamped]
+    unmarked: Sequence[Unmarked]
     tenures: Sequence[Tenure]
     trace: Sequence[Step]
     held: Collection[tuple[str, int]] = ()
@@ -56,10 +57,12 @@ class Broken(NamedTuple):
 
 
 def broken_promises(evidence: Evidence) -> list[Broken]:
+    """Return all that was not kept, in the order of the checks; none for a swarm that kept every promise."""
     return [
         *_run_twice(evidence),
         *_left_open(evidence),
         *_written_by_a_former_owner(evidence),
+        *_written_by_nobodys_right(evidence),
         *_lost(evidence),
         *_not_as_expected(evidence),
         *_out_of_order(evidence.requests),
@@ -134,15 +137,30 @@ def _written_by_a_former_owner(evidence: Evidence) -> Iterator[Broken]:
             yield Broken("P10", f"{write.object} was written {late:.3f} s after the end of its claim {write.epoch}")
 
 
-def _sent_by(write: Stamped, frozen: Collection[tuple[float, float]]) -> float:
+def _written_by_nobodys_right(evidence: Evidence) -> Iterator[Broken]:
+    """P10, of what tells no epoch: somebody had the shard of its machine when it was sent."""
+    for write in evidence.unmarked:
+        if write.object in {name for name, _ in evidence.held}:
+            continue
+        sent_at = _sent_by(write, evidence.frozen)
+        tenures = [tenure for tenure in evidence.tenures if tenure.shard == _shard_of(write.machine)]
+        # Of a claim's begin the witness may learn late.
+        if not any(tenure.began_at - _LATE <= sent_at <= tenure.ended_at + _LATE for tenure in tenures):
+            yield Broken("P10", f"{write.verb} of {write.object} was sent while nobody had {_shard_of(write.machine)}")
+
+
+def _shard_of(machine: str) -> str:
+    return f"{LOCAL}/{shard_of(machine, SHARDS)}"
+
+
+def _sent_by(write: Stamped | Unmarked, frozen: Collection[tuple[float, float]]) -> float:
     """Return when a write had left at the latest, as far as the API server's word tells."""
     read_at = write.asked_at.timestamp()
     return next((begin for begin, end in frozen if begin <= read_at <= end + _LATE), read_at)
 
 
 def _is_of(tenure: Tenure, write: Stamped) -> bool:
-    shard = f"{LOCAL}/{shard_of(write.machine, SHARDS)}"
-    return tenure.epoch == write.epoch and (tenure.shard == shard or not write.machine)
+    return tenure.epoch == write.epoch and (tenure.shard == _shard_of(write.machine) or not write.machine)
 
 
 def _lost(evidence: Evidence) -> Iterator[Broken]:
@@ -201,6 +219,7 @@ def summary(evidence: Evidence) -> dict[str, int]:
         "refused": answered[5],
         "provisions": len(evidence.provisions),
         "writes": len(evidence.stamped),
+        "deletions": sum(write.verb == "delete" for write in evidence.unmarked),
         "claims": len(evidence.tenures),
         "steps": len(evidence.trace),
     }

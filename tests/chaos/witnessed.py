@@ -14,7 +14,7 @@ from dragonfly.sandbox.ports import PortLease
 from tests.chaos.claims import ClaimWitness, Tenure
 from tests.chaos.history import History, Readers, RecordingApi
 from tests.chaos.verdict import Evidence, broken_promises
-from tests.e2e.audit import Stamped, read_stamped
+from tests.e2e.audit import Stamped, Unmarked, read_stamped, read_unmarked
 from tests.e2e.fleet import Outcome, provisions
 from tests.e2e.site import Site
 
@@ -88,6 +88,7 @@ class WitnessedSite(Site):
             unowned=self.api.get("swarm")["unowned"],
             audit=self.audit(),
             stamped=self._stamped(tenures),
+            unmarked=self._unmarked(has_gaps=has_gaps),
             tenures=tenures,
             trace=trace,
             held=held,
@@ -124,4 +125,11 @@ class WitnessedSite(Site):
         """What this swarm wrote; Templates tell by their epoch alone whose they are."""
         epochs = {tenure.epoch for tenure in tenures}
         found = read_stamped(self.plane.audit_log)
-        return [w for w in found if w.machine.startswith(f"e{self.number}-") or (not w.machine and w.epoch in epochs)]
+        return [w for w in found if self._has(w.machine) or (not w.machine and w.epoch in epochs)]
+
+    def _unmarked(self, *, has_gaps: bool) -> list[Unmarked]:
+        found = read_unmarked(self.plane.audit_log, has_gaps=has_gaps)
+        return [write for write in found if self._has(write.machine)]
+
+    def _has(self, machine: str) -> bool:
+        return machine.startswith(f"e{self.number}-")

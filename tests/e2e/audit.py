@@ -4,7 +4,7 @@ The log is the witness that nobody can have influenced: one JSON line for each r
 responses for Tinkerbell's groups. A resourceVersion orders the writes of one object, whatever the order of the lines.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -15,6 +15,8 @@ OURS: Final = "system:serviceaccount:tinkerbell:dragonfly"
 _TINKERBELL: Final = "tinkerbell.org"
 _EPOCH: Final = "dragonfly.io/epoch"
 _MACHINE: Final = "dragonfly.io/machine"
+_SECRET: Final = "-bmc"
+"""What the name of a machine's Secret ends in."""
 _ENDED: Final = frozenset({"SUCCESS", "FAILED", "TIMEOUT"})
 
 
@@ -104,6 +106,17 @@ class Stamped(NamedTuple):
     asked_at: datetime
 
 
+class Unmarked(NamedTuple):
+    """A write of Dragonfly's that was carried out and tells no epoch: a deletion, or one to a Secret, whose body is not
+    logged. Its name alone tells whose it is."""
+
+    object: str
+    """`resource/name`."""
+    verb: str
+    machine: str
+    asked_at: datetime
+
+
 class RunningDeleted(NamedTuple):
     """A Workflow was deleted that an agent had been given an action of, and that had not ended."""
 
@@ -182,7 +195,7 @@ def read_audit(path: Path) -> Audit:
 
 
 def read_stamped(path: Path) -> list[Stamped]:
-    """Every write of Dragonfly's but deletes, which carry no epoch, in the order of the log."""
+    """Every write of Dragonfly's that tells its epoch, in the order of the log."""
     complete, _, _ = path.read_bytes().rpartition(b"\n")
     return stamped_of(complete.splitlines())
 
@@ -190,6 +203,31 @@ def read_stamped(path: Path) -> list[Stamped]:
 def stamped_of(lines: Iterable[bytes]) -> list[Stamped]:
     decoder = msgspec.json.Decoder(_Line)
     return [stamped for line in map(decoder.decode, lines) if (stamped := _stamped(line))]
+
+
+def read_unmarked(path: Path, *, has_gaps: bool = False) -> list[Unmarked]:
+    """Every write of Dragonfly's that tells no epoch, in the order of the log; of Templates nothing is deleted."""
+    complete, _, _ = path.read_bytes().rpartition(b"\n")
+    return unmarked_of(complete.splitlines(), has_gaps=has_gaps)
+
+
+def unmarked_of(lines: Iterable[bytes], *, has_gaps: bool = False) -> list[Unmarked]:
+    """As `read_unmarked`.
+
+    Args:
+        lines: of the log.
+        has_gaps: some are missing, so that it may not tell whose an object was; such a one is left out.
+
+    Raises:
+        LookupError: it has none, and does not.
+    """
+    decoder = msgspec.json.Decoder(_Line)
+    decoded = [decoder.decode(line) for line in lines]
+    machines = {_object(line): machine for line in decoded if (machine := _label(line))}
+    found = [_unmarked(line, machines) for line in decoded if _tells_no_epoch(line)]
+    if not has_gaps and (unknown := [write.object for write in found if not write.machine]):
+        raise LookupError(f"the log does not know whose these were: {unknown}")
+    return [write for write in found if write.machine]
 
 
 def audit_of(lines: Iterable[bytes]) -> Audit:
@@ -205,16 +243,45 @@ def _may_have_changed_a_workflow(line: _Line) -> bool:
     return is_workflow and is_write and line.stage == "ResponseComplete" and not is_refused
 
 
+def _is_done_by_us(line: _Line) -> bool:
+    is_done = line.stage == "ResponseComplete" and 200 <= line.response_status.code < 300
+    return is_done and line.user.username == OURS
+
+
+def _tells_no_epoch(line: _Line) -> bool:
+    group, resource = line.object_ref.api_group, line.object_ref.resource
+    is_secret = (group, resource) == ("", "secrets") and line.verb in {"create", "update", "patch", "delete"}
+    return _is_done_by_us(line) and (is_secret or (group.endswith(_TINKERBELL) and line.verb == "delete"))
+
+
+def _unmarked(line: _Line, machines: Mapping[str, str]) -> Unmarked:
+    reference, known = line.object_ref, _object(line)
+    if reference.resource in {"hardware", "machines"}:
+        machine = reference.name
+    elif reference.resource == "secrets":
+        machine = reference.name.removesuffix(_SECRET)
+    else:
+        machine = machines.get(known, "")
+    return Unmarked(known, line.verb, machine, line.request_received_timestamp)
+
+
+def _object(line: _Line) -> str:
+    return f"{line.object_ref.resource}/{line.object_ref.name or _at(line.response_object, 'metadata', 'name')}"
+
+
+def _label(line: _Line) -> str:
+    return _at(line.response_object, "metadata", "labels", _MACHINE) or ""
+
+
 def _stamped(line: _Line) -> Stamped | None:
-    is_write = line.verb in {"create", "update", "patch"} and line.stage == "ResponseComplete"
-    is_ours = line.user.username == OURS and line.object_ref.api_group.endswith(_TINKERBELL)
-    if not (is_write and is_ours and 200 <= line.response_status.code < 300):
+    is_write = line.verb in {"create", "update", "patch"} and line.object_ref.api_group.endswith(_TINKERBELL)
+    if not (is_write and _is_done_by_us(line)):
         return None
     became = line.response_object
     epoch = _at(line.request_object, "metadata", "annotations", _EPOCH)
     return Stamped(
-        object=f"{line.object_ref.resource}/{_at(became, 'metadata', 'name')}",
-        machine=_at(became, "metadata", "labels", _MACHINE) or "",
+        object=_object(line),
+        machine=_label(line),
         uid=_at(became, "metadata", "uid") or "",
         version=int(_at(became, "metadata", "resourceVersion") or 0),
         epoch=int(epoch) if str(epoch).isdecimal() else 0,

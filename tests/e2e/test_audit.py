@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.audit import OURS, audit_of, read_audit, stamped_of
+from tests.e2e.audit import OURS, audit_of, read_audit, stamped_of, unmarked_of
 
 TINKERBELL = "system:serviceaccount:tinkerbell:tinkerbell"
 
@@ -17,7 +17,7 @@ def line(verb: str, sent: Any = None, became: Any = None, **changes: Any) -> byt
         "stage": "ResponseComplete",
         "user": {"username": changes.get("by", OURS)},
         "objectRef": {
-            "apiGroup": "tinkerbell.org",
+            "apiGroup": changes.get("group", "tinkerbell.org"),
             "resource": changes.get("resource", "workflows"),
             "name": changes.get("name", "w"),
             "subresource": changes.get("subresource", ""),
@@ -186,3 +186,30 @@ def test_writes_are_told_with_the_epoch_that_they_came_with() -> None:
     (found,) = stamped_of([line("patch", asked, became), refused, reported(3), DELETE])
 
     assert (found.object, found.machine, found.uid, found.version, found.epoch) == ("workflows/w", "m-1", "u", 2, 7)
+
+
+def test_what_tells_no_epoch_is_told_by_whose_it_is() -> None:
+    became = workflow(2)
+    became["metadata"]["labels"] = {"dragonfly.io/machine": "m-1"}
+    lines = [
+        line("create", None, became, name=""),
+        DELETE,
+        line("delete", None, deleted(), resource="hardware", name="m-2"),
+        line("delete", None, deleted(), resource="machines", group="bmc.tinkerbell.org", name="m-3"),
+        line("patch", resource="secrets", group="", name="m-4-bmc"),
+        line("delete", resource="secrets", group="", name="m-5-bmc"),
+        line("delete", None, deleted(), resource="hardware", name="m-6", code=409),
+        line("delete", None, deleted(), resource="hardware", name="m-7", by="admin"),
+        line("patch", None, None, resource="events", group="", name="m-8"),
+    ]
+
+    assert [(found.object, found.verb, found.machine) for found in unmarked_of(lines)] == [
+        ("workflows/w", "delete", "m-1"),
+        ("hardware/m-2", "delete", "m-2"),
+        ("machines/m-3", "delete", "m-3"),
+        ("secrets/m-4-bmc", "patch", "m-4"),
+        ("secrets/m-5-bmc", "delete", "m-5"),
+    ]
+    with pytest.raises(LookupError):
+        unmarked_of([DELETE])
+    assert unmarked_of([DELETE], has_gaps=True) == []
