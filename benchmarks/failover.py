@@ -23,7 +23,7 @@ import aiohttp
 import uvloop
 
 from benchmarks.harness import Row, Stage, milliseconds, percentile, publish, spread, stage
-from benchmarks.load import Answered, Load
+from benchmarks.load import Answered, Failure, Load
 from benchmarks.provisions import TEMPLATE, UNLIMITED, Armed, machine
 from dragonfly.kube.connection import Connection
 from dragonfly.kube.credentials import Kubeconfig
@@ -58,6 +58,8 @@ class Hit(NamedTuple):
     """What came of one signal to one replica."""
 
     at: float
+    names: frozenset[str]
+    """Of the replica that was hit: its own, and HAProxy's."""
     seconds: tuple[float, ...]
     """For each of its shards: until another replica had armed a Workflow there."""
     under_way: int
@@ -114,7 +116,9 @@ class Swarm:
             for name in names:
                 group.create_task(self._post(other, f"machines/{name}/provision", {"template": "bench"}))
         await self._armed.seen(set(names), within=_PATIENCE)
-        return Hit(at, tuple(self._armed.at[name] - at for name in names), under_way)
+        number_of_it = self.replicas.index(victim) + 1
+        known_as = frozenset({victim.id, f"replica-{number_of_it}"})
+        return Hit(at, known_as, tuple(self._armed.at[name] - at for name in names), under_way)
 
     async def _machine_in(self, shard: int, replica: Replica, shards: int) -> str:
         """Make a new machine in that shard and wait until its owner has brought it into the cluster."""
@@ -210,7 +214,9 @@ def _acted(phase: Phase) -> Iterator[Row]:
 def _felt(phase: Phase) -> Iterator[Row]:
     answered = phase.answered
     failed = [answer for answer in answered if answer.failures]
-    later = [answer for answer in failed if not any(answer.began <= hit.at <= answer.first_ended for hit in phase.hits)]
+    others = [
+        answer for answer in failed if not all(is_the_hit_ones(failure, phase.hits) for failure in answer.failures)
+    ]
     lost = [answer for answer in answered if not answer.succeeded]
     waiting = sum(hit.under_way for hit in phase.hits)
     seconds = [answer.ended - answer.began for answer in answered]
@@ -221,11 +227,17 @@ def _felt(phase: Phase) -> Iterator[Row]:
     )
     yield Row(
         "failed requests",
-        f"{len(failed)}; {len(later)} of them not under way at a hit, {len(lost)} also when sent again",
+        f"{len(failed)}; {len(others)} of them not on the replica that was hit at that moment, {len(lost)} also when "
+        "sent again",
     )
     yield Row("time of a request", f"{spread(seconds)}, max {milliseconds(max(seconds))}")
-    for failure in sorted({failure for answer in failed for failure in answer.failures}):
-        print(failure, file=sys.stderr)
+    for words in sorted({failure.words for answer in failed for failure in answer.failures}):
+        print(words, file=sys.stderr)
+
+
+def is_the_hit_ones(failure: Failure, hits: Sequence[Hit]) -> bool:
+    """Whether it was under way on the very replica that was hit at that moment: no load balancer can give it back."""
+    return any(failure.began <= hit.at <= failure.ended and failure.server in hit.names for hit in hits)
 
 
 if __name__ == "__main__":

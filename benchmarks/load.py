@@ -32,14 +32,22 @@ class Request(NamedTuple):
     body: dict[str, Any] | None = None
 
 
+class Failure(NamedTuple):
+    """One time that a request was sent in vain; times are those of `perf_counter`."""
+
+    began: float
+    ended: float
+    server: str
+    """Who had it: HAProxy's name of the server, or the replica's own; empty if no answer came, so that nobody knows."""
+    words: str
+
+
 class Answered(NamedTuple):
     """A request that is over, with what went wrong each time that it was sent; times are those of `perf_counter`."""
 
     began: float
-    first_ended: float
-    """When the first attempt was over."""
     ended: float
-    failures: tuple[str, ...]
+    failures: tuple[Failure, ...]
     succeeded: bool
 
 
@@ -88,29 +96,34 @@ class Load:
     async def _answer(self, request: Request) -> None:
         headers = {"Idempotency-Key": str(uuid.uuid4())} if request.body is not None else {}
         began = time.perf_counter()
-        failures: list[str] = []
-        ends: list[float] = []
-        while len(failures) < _PATIENCE:
+        failures: list[Failure] = []
+        succeeded = False
+        while not succeeded and len(failures) < _PATIENCE:
             failure = await self._once(request, headers)
-            ends.append(time.perf_counter())
             if failure is None:
-                break
-            failures.append(failure)
-            await asyncio.sleep(_PAUSE)
-        self.answered.append(Answered(began, ends[0], ends[-1], tuple(failures), len(failures) < len(ends)))
+                succeeded = True
+            else:
+                failures.append(failure)
+                await asyncio.sleep(_PAUSE)
+        ended = time.perf_counter() if succeeded else failures[-1].ended
+        self.answered.append(Answered(began, ended, tuple(failures), succeeded))
 
-    async def _once(self, request: Request, headers: dict[str, str]) -> str | None:
-        """Send it; why it failed, or None."""
-        url = f"{self._url}/api/v1/{request.path}"
+    async def _once(self, request: Request, headers: dict[str, str]) -> Failure | None:
+        """Send it; how it failed, or None."""
+        url, what = f"{self._url}/api/v1/{request.path}", f"{request.method} {request.path}"
+        began, server = time.perf_counter(), ""
         try:
             async with self._session.request(
                 request.method, url, json=request.body, headers=headers, timeout=_LIMIT
             ) as answer:
+                server = answer.headers.get("Dragonfly-Replica", answer.headers.get("Dragonfly-Server", ""))
                 text = await answer.text()
-                is_good = answer.status < HTTPStatus.BAD_REQUEST
-                return None if is_good else f"{request.method} {request.path}: {answer.status} {text[:200]}"
+                if answer.status < HTTPStatus.BAD_REQUEST:
+                    return None
+                words = f"{what}: {answer.status} {text[:200]}"
         except (aiohttp.ClientError, TimeoutError) as error:
-            return f"{request.method} {request.path}: {type(error).__name__} {error}"
+            words = f"{what}: {type(error).__name__} {error}"
+        return Failure(began, time.perf_counter(), server, words)
 
 
 def requests(machines: Sequence[str]) -> Iterator[Request]:

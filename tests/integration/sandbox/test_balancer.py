@@ -219,6 +219,23 @@ def test_a_request_without_an_answer_is_sent_once_if_it_has_no_key(world: World)
     assert len(world.posts("/lose")) == len(statuses)
 
 
+def test_an_answer_of_its_own_tells_which_replica_had_the_request(world: World) -> None:
+    """So that what a replica's death cost can be told from what others lost."""
+    servers: list[str] = []
+
+    def lost_one() -> bool:
+        connection = http.client.HTTPConnection(urlsplit(world.balancer.url).netloc, timeout=10)
+        connection.request("POST", "/lose", b"{}")
+        response = connection.getresponse()
+        servers.extend([response.headers["Dragonfly-Server"]] if response.status == 502 else [])
+        connection.close()
+        return bool(servers)
+
+    eventually(lost_one)
+
+    assert servers == ["replica-1"]
+
+
 def test_a_frozen_replica_is_found_out_and_its_streams_are_cut(world: World) -> None:
     connections = [http.client.HTTPConnection(urlsplit(world.balancer.url).netloc, timeout=10) for _ in range(3)]
     streams = {}
