@@ -4,6 +4,7 @@ The progress key is written when nothing has come for `quiet` seconds (and up to
 one replica writes and the others see it): no change, and no mark of etcd's own. Where etcd marks its watches every few
 seconds an idle swarm writes nothing; elsewhere it writes some ten times a minute, all replicas together. A mark is a
 sign of life only and moves no position: some versions send one ahead of the events before it (etcd issue 15220).
+That etcd does not mark is told once in the log, with the flag that makes it.
 
 After a reconnect etcd does not say when it has sent what was missed. The mirror counts as current once it shows the
 revision at which the watch connected; if that revision changed nothing under the prefix, the progress key is written to
@@ -16,6 +17,8 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
+import structlog
+
 from dragonfly.store import keys
 from dragonfly.store.errors import Denied, NoSpace, StoreError
 from dragonfly.store.gateway import Gateway
@@ -23,6 +26,8 @@ from dragonfly.store.mirror import Mirror
 from dragonfly.store.port import Store
 from dragonfly.store.values import Batch, Put, Snapshot
 from dragonfly.store.watch import Watch, WatchState
+
+_log = structlog.get_logger(__name__)
 
 _BREATH = 0.05  # seconds; the shortest wait between two looks at the clock
 
@@ -48,6 +53,9 @@ class Follower:
         self._state = WatchState(connected=False, since=self._heard)
         self._unproven = asyncio.Event()
         self._doubted = False
+        self._missed_mark = False
+        """Whether a write had to prove the stream that is open now, for want of a mark."""
+        self._told_of_marks = False
         self._watch: Watch | None = None
         self._prover: asyncio.Task[None] | None = None
 
@@ -95,6 +103,8 @@ class Follower:
 
     def _apply(self, batch: Batch) -> None:
         self._heard = self._clock()
+        if self._missed_mark:
+            self._tell_of_marks()
         shown = tuple(change for change in batch.changes if change.key != keys.PROGRESS)
         try:
             self._mirror.apply(batch._replace(changes=shown))
@@ -104,6 +114,7 @@ class Follower:
     def _note(self, state: WatchState) -> None:
         self._state = state
         if not state.connected:
+            self._missed_mark = False
             self._mirror.mark_stale(state.since)
             return
         self._judge()
@@ -118,7 +129,9 @@ class Follower:
         while True:
             patience = self._gateway.settings.quiet * (1 + self._jitter() / 2)
             asked = await self._unproven_within(self._last_sign() + patience - self._clock())
-            if self._state.connected and (asked or self._clock() - self._last_sign() >= patience):
+            is_quiet = self._clock() - self._last_sign() >= patience
+            if self._state.connected and (asked or is_quiet):
+                self._missed_mark = is_quiet and not asked
                 await self._write_progress()
                 await asyncio.sleep(self._gateway.settings.quiet / 2)
 
@@ -149,6 +162,19 @@ class Follower:
                 self._unproven.set()
         else:
             self._prove_by(proof)
+
+    def _tell_of_marks(self) -> None:
+        """The stream works, and nothing came on it for a while: so etcd does not mark it."""
+        self._missed_mark = False
+        if not self._told_of_marks:
+            self._told_of_marks = True
+            _log.warning(
+                "etcd.watches_not_marked",
+                seconds=self._gateway.settings.quiet,
+                message="etcd marks no quiet watches, so the swarm writes a small key some ten times a minute while "
+                "nothing changes. --watch-progress-notify-interval=2s spares it that; before etcd 3.6 the flag begins "
+                "with --experimental.",
+            )
 
     def _prove_by(self, revision: int) -> None:
         """The mirror is current once it shows a write of our own."""

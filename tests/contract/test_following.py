@@ -6,12 +6,14 @@ import asyncio
 import contextlib
 import shutil
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, MutableMapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
+import structlog
 
 from dragonfly.store import keys
 from dragonfly.store.client import EtcdStore
@@ -321,12 +323,14 @@ async def test_an_idle_watch_is_proved_by_a_progress_key_that_nobody_sees(
 ) -> None:
     """The position of an idle prefix moves on, and the stream is never taken for dead."""
     following = follow(msgspec.structs.replace(settings, silence=1.5, quiet=0.2))
-    await following.follower.start()
-    await following.current()
-    opened = following.follower.state.since
+    with structlog.testing.capture_logs() as logs:
+        await following.follower.start()
+        await following.current()
+        opened = following.follower.state.since
 
-    await until(lambda: following.mirror.revision >= following.resets[0] + 8, "the progress key is written")
+        await until(lambda: following.mirror.revision >= following.resets[0] + 8, "the progress key is written")
 
+    assert told_of_marks(logs) == 1, "once, whoever runs etcd is told how to spare it that"
     assert following.shown == {}
     assert following.updates == []
     assert following.follower.state.since == opened, "the stream stayed"
@@ -343,19 +347,25 @@ async def test_where_etcd_marks_its_watches_an_idle_swarm_writes_nothing(
     marking = etcds(flags={etcd_build.marks_flag: "100ms"})
     settings = marking.settings(prefix, silence=2.0, quiet=0.8)
     following = follow(settings)
-    await following.follower.start()
-    await following.current()
-    watch = following.follower._watch
-    assert watch is not None
-    store = stores(settings)
-    heard = max(watch.heard, following.follower._heard)
-    await until(lambda: watch.heard > heard, "the first mark comes")
-    marked, (_, revision) = watch.heard, await store.read(keys.PROGRESS)
+    with structlog.testing.capture_logs() as logs:
+        await following.follower.start()
+        await following.current()
+        watch = following.follower._watch
+        assert watch is not None
+        store = stores(settings)
+        heard = max(watch.heard, following.follower._heard)
+        await until(lambda: watch.heard > heard, "the first mark comes")
+        marked, (_, revision) = watch.heard, await store.read(keys.PROGRESS)
 
-    await until(lambda: watch.heard > marked + 3 * settings.quiet, "marks come for longer than the patience lasts")
+        await until(lambda: watch.heard > marked + 3 * settings.quiet, "marks come for longer than the patience lasts")
 
     assert (await store.read(keys.PROGRESS))[1] == revision
     assert following.follower.state.connected
+    assert told_of_marks(logs) == 0
+
+
+def told_of_marks(logs: Sequence[MutableMapping[str, Any]]) -> int:
+    return sum(line["event"] == "etcd.watches_not_marked" for line in logs)
 
 
 async def test_a_mirror_behind_at_reconnect_counts_as_stale_until_it_caught_up(
