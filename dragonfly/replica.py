@@ -124,7 +124,7 @@ class Replica:
         self._mirror = Mirror(decode, clock=gateway.clock, on_undecodable=self._undecodable)
         self._past = EtcdPast(self._store, gateway)
         self._roster = Roster(self._mirror, settings.shards)
-        self._feed = Feed(self._mirror, self._roster, self._past, clock=gateway.clock)
+        self._feed = Feed(self._mirror, {LOCAL: settings.shards}, self._past, clock=gateway.clock)
         self._follower = Follower(self._store, gateway, self._mirror, jitter=random.random)
         self._relay = Relay(
             gateway, gateway.shared.tokens, away=lambda: self._health.silence, metrics=self._metrics.relay

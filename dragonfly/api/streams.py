@@ -180,7 +180,8 @@ class EventStream(Response):
         if self._subscription is not None and self._subscription.is_left_behind():
             # A long answer that is read slowly must not keep alive what changes meanwhile.
             self._subscription.let_go()
-            self._end("behind")
+            if self._subscription.position is not None:
+                self._end("behind")
         if self._sending_since is not None:
             if now - self._sending_since > self._streams.stuck:
                 self._end("stuck")
@@ -277,7 +278,7 @@ class EventStream(Response):
             self._streams.metrics.lag.observe(self._streams.clock() - taken.arrived)
         if taken.position is not None:
             self._told = taken.position
-        if self._subscription.is_left_behind():
+        if self._subscription.is_left_behind() and self._subscription.position is not None:
             self._end("behind")
         elif more:
             await asyncio.sleep(0)

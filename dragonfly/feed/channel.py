@@ -60,6 +60,7 @@ class Channel:
     def begin(self, since: int) -> None:
         """Know nothing of the nodes up to that number, and have missed nothing of those after it."""
         self._settled = self._news = self._latest = since
+        self._taken.clear()
 
     def note(self, node: Node, *, first: bool) -> None:
         """Know of a node, the newest, that it may show something.
@@ -74,6 +75,8 @@ class Channel:
 
     def past(self, cursor: Cursor, history: History) -> Cursor:
         """The same place in the view: what happens outside of it is passed over."""
+        if self._taken:
+            self._forget(history.first.number)
         number = cursor.node.number
         if not cursor.between_revisions:
             return cursor
@@ -100,6 +103,11 @@ class Channel:
             if len(self._taken) > _REMEMBERED:
                 self._taken.popitem(last=False)
         return self._taken[cursor]
+
+    def _forget(self, first: int) -> None:
+        """Let go of places that the history does not have any more: each keeps all that came after it alive."""
+        for cursor in [cursor for cursor in self._taken if cursor.node.number < first]:
+            del self._taken[cursor]
 
     def _chunk(self, cursor: Cursor) -> tuple[Taken | None, Cursor]:
         """The events from a place on, until they are enough or there are no more."""

@@ -9,25 +9,24 @@ the same bytes.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain
-from typing import Final, Literal, NamedTuple, Protocol, TypeAlias
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 from dragonfly.feed.audience import Audience
-from dragonfly.feed.changes import Change, Overlay, by_revision, changes_at
+from dragonfly.feed.changes import Change, Overlay, Wide, by_revision, changes_at, is_made_of
 from dragonfly.feed.channel import Channel, Taken, rest
+from dragonfly.feed.earlier import Past, Replay, updates_of
 from dragonfly.feed.history import MOST_BYTES, Cursor, History, Node, after
 from dragonfly.feed.shown import KINDS, Composer, Ref, Shards, Shown
 from dragonfly.feed.view import Filter, Seen, View
-from dragonfly.store import records
 from dragonfly.store.errors import Compacted
-from dragonfly.store.mirror import Arrival, Held, Mirror, Undecodable, Update
+from dragonfly.store.mirror import Arrival, Mirror
 from dragonfly.store.past import TooMuch
-from dragonfly.store.values import Change as Stored
-from dragonfly.store.values import Item
 
 _PACE: Final = 20e-6  # seconds; what it takes to wake a subscription and to hand bytes to its connection
 _SLOWEST: Final = 0.5
+_KEPT: Final = 10.0
+"""Seconds for which what was read again stays: those who asked for it need time to take it."""
 
 Reason: TypeAlias = Literal["compacted", "too-old", "future", "other-etcd", "skipped"]
 
@@ -39,20 +38,6 @@ class Lost(Exception):
         super().__init__(f"{reason} at revision {revision}")
         self.reason: Reason = reason
         self.revision = revision
-
-
-class Past(Protocol):
-    """What etcd still knows of earlier revisions."""
-
-    async def between(self, revision: int, until: int) -> Sequence[Stored]:
-        """Return all changes after `revision` up to `until`, each with its `previous`.
-
-        Raises:
-            Compacted: etcd has forgotten some of them.
-            TooMuch: they are too many.
-            StoreError: etcd does not say.
-        """
-        ...
 
 
 class _Forgotten(NamedTuple):
@@ -97,6 +82,8 @@ class Subscription:
 
     def _next(self) -> Taken | None:
         taken, cursor = self._channel.take(self._channel.past(self._cursor, self._history))
+        if self._is_alone and cursor.between_revisions:
+            cursor = self._history.at(cursor.node.revision) or cursor
         self._cursor = self._channel.past(cursor, self._history)
         return taken
 
@@ -120,20 +107,29 @@ class Subscription:
         """The revision up to which everything was taken; None in the middle of one."""
         if not self._cursor.between_revisions:
             return None
-        return self._history.revision if self._cursor.node.next is None else self._cursor.node.revision
+        return self._history.revision if self._cursor.node is self._history.last else self._cursor.node.revision
 
     def is_left_behind(self) -> bool:
-        """Whether what comes next is no longer in the history: others must not wait, nor memory grow.
+        """Whether what follows is no longer in the history: others must not wait, nor memory grow.
 
-        What happened outside the view is passed over before that is asked.
+        In the middle of a revision what is left of it can be taken all the same, and should be: whoever is cut there
+        gets all of it again, and again. What happened outside the view is passed over before that is asked.
         """
         if self._history is self._feed.history:
             self._cursor = self._channel.past(self._cursor, self._history)
-        return self._cursor.node.next is not None and not self._history.holds(self._cursor)
+        return self._is_alone or (self._cursor.node.next is not None and not self._history.holds(self._cursor))
 
     def let_go(self) -> None:
-        """Keep nothing alive any more; nothing may be taken after this."""
-        self._cursor = after(self._history.last)
+        """Keep nothing alive any more but what is left of a revision: only that may be taken after this."""
+        if self._cursor.between_revisions:
+            self._cursor = after(self._history.last)
+        elif not self._is_alone:
+            self._cursor = Cursor(self._cursor.node.alone(), self._cursor.done)
+
+    @property
+    def _is_alone(self) -> bool:
+        """Whether nothing is linked to what it holds."""
+        return self._cursor.node.next is None and self._cursor.node is not self._history.last
 
     def close(self) -> None:
         self._feed.leave(self, self._channel)
@@ -145,7 +141,7 @@ class Feed:
     def __init__(
         self,
         mirror: Mirror,
-        shards: Shards,
+        unrecorded: Shards,
         past: Past,
         *,
         clock: Callable[[], float],
@@ -155,13 +151,13 @@ class Feed:
 
         Args:
             mirror: whose changes are told.
-            shards: the swarm's clusters.
+            unrecorded: how clusters are cut that are there without a record.
             past: asked for what was before this replica followed.
             clock: monotonic seconds.
             most_bytes: about what the history keeps alive.
         """
         self._mirror = mirror
-        self._shards = shards
+        self._unrecorded = unrecorded
         self._past = past
         self._clock = clock
         self._most_bytes = most_bytes
@@ -171,6 +167,8 @@ class Feed:
         self._flush: asyncio.TimerHandle | None = None
         self._flushed = clock()
         self._reading = asyncio.Lock()
+        self._replay: Replay | None = None
+        self._shrinking: asyncio.TimerHandle | None = None
         self._wanted: list[int] = []
         self._forgotten = _Forgotten(-1, "compacted")
         self.subscriptions = 0
@@ -233,10 +231,12 @@ class Feed:
     def _begin(self) -> None:
         self.history = History(self._mirror.revision, most_bytes=self._most_bytes)
         self._current: dict[str, dict[str, Shown]] = {kind: {} for kind in KINDS}
-        for shown in Composer(self._mirror, self._shards).all():
+        for shown in Composer(self._mirror, self._unrecorded).all():
             self._current[shown.ref.kind][shown.ref.name] = shown
 
     def _arrive(self, arrival: Arrival) -> None:
+        if self._replay is not None:
+            self._replay.arrived(arrival.updates)
         try:
             if not arrival.fresh:
                 self._go_on(arrival)
@@ -254,9 +254,12 @@ class Feed:
         self._wake_all()
 
     def _go_on(self, arrival: Arrival) -> None:
-        past = Overlay.before(arrival.updates, self._mirror)
-        for revision, updates in by_revision(arrival.updates):
-            changes = changes_at(revision, updates, past, self._shards, living_in=self._living_in, known=self._known)
+        concern = [update for update in arrival.updates if is_made_of(update.key)]
+        past = Overlay.before(concern, self._mirror)
+        for revision, updates in by_revision(concern):
+            changes = changes_at(
+                revision, updates, past, self._unrecorded, living_in=self._living_in, known=self._known
+            )
             past.step(updates)
             self._note(changes)
             self._announce(self.history.append(revision, updates, changes, self._clock()))
@@ -273,8 +276,12 @@ class Feed:
     def _known(self, ref: Ref) -> Shown | None:
         return self._current[ref.kind].get(ref.name.rpartition("/")[2])
 
-    def _living_in(self, places: frozenset[tuple[str, int]]) -> list[str]:
-        return [name for name, shown in self._current["Machine"].items() if shown.place in places]
+    def _living_in(self, wide: Wide) -> list[str]:
+        places, clusters = wide
+        machines = self._current["Machine"].items()
+        if not clusters:
+            return [name for name, shown in machines if shown.place in places]
+        return [name for name, shown in machines if shown.facets["cluster"] in clusters or shown.place in places]
 
     def _announce(self, node: Node) -> None:
         concerned: set[Channel] = set()
@@ -351,54 +358,36 @@ class Feed:
         raise Lost(self._forgotten.reason if since <= self._forgotten.until else "too-old", self.revision)
 
     async def _extend(self, since: int) -> None:
-        """Read again what was between `since` and the beginning of the history."""
-        history, first = self.history, self.history.first
+        """Read again what was between `since` and the beginning of the history, and keep it for a while."""
+        history = self.history
+        if history.is_heavy:  # what was kept for others has had its time
+            history.shrink()
+        history.stretch()
+        first = history.first
+        if self._shrinking is not None:
+            self._shrinking.cancel()
         try:
-            stored = await self._past.between(since, history.told_from)
+            earlier = await self._earlier(since, history)
         except Compacted:
             self._forgotten = _Forgotten(since, "compacted")
             return
         except TooMuch:
             self._forgotten = _Forgotten(since, "too-old")
             return
-        updates = await asyncio.to_thread(_updates, stored)
-        if history is not self.history or first is not self.history.first:
-            return
-        past = Overlay.before(chain(updates, history.updates()), self._mirror)
-        earlier = []
-        for revision, group in by_revision(updates):
-            changes = changes_at(
-                revision,
-                group,
-                past,
-                self._shards,
-                living_in=lambda places: {*self._living_in(places), *past.machines()},
-            )
-            earlier.append((revision, group, changes))
-            past.step(group)
-        history.prepend(since, earlier)
+        finally:
+            self._shrinking = asyncio.get_running_loop().call_later(_KEPT, self._shrink)
+        if history is self.history and first is history.first:
+            history.prepend(since, earlier)
 
+    async def _earlier(self, since: int, history: History) -> list[Node]:
+        stored = await self._past.between(since, history.first.revision)
+        updates = await asyncio.to_thread(updates_of, stored)
+        self._replay = Replay(self._mirror, self._unrecorded, self._living_in)
+        try:
+            return await self._replay.nodes(updates, history.updates())
+        finally:
+            self._replay = None
 
-def _updates(stored: Iterable[Stored]) -> list[Update]:
-    """What etcd told of the past, as the mirror would have made it.
-
-    The state before the first update of a key is etcd's `previous`; after that it is what the one before left.
-    """
-    known: dict[str, Held | None] = {}
-    updates: list[Update] = []
-    for change in stored:
-        previous = known[change.key] if change.key in known else _held(change.previous)
-        held = _held(change.item)
-        known[change.key] = held
-        updates.append(Update(change.key, held, previous, change.revision))
-    return updates
-
-
-def _held(item: Item | None) -> Held | None:
-    if item is None:
-        return None
-    try:
-        decoded = records.decode(item.key, item.value)
-    except Exception as error:  # as the mirror: one bad record must not blind anybody
-        decoded = Undecodable(f"{type(error).__name__}: {error}")
-    return Held(item.key, decoded, item.create_revision, item.mod_revision, item.lease, len(item.value))
+    def _shrink(self) -> None:
+        self._shrinking = None
+        self.history.shrink()

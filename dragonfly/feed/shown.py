@@ -30,7 +30,6 @@ KINDS: Final = ("Machine", "Provision", "Template", "Cluster")
 """What the feed tells of; within one revision changes are in this order, then by name."""
 
 _encode = msgspec.json.Encoder().encode
-_OVERHEAD: Final = 1_000  # bytes of a `Shown` itself, and of what a view adds to the records
 
 
 class Ref(NamedTuple):
@@ -55,7 +54,7 @@ class Parts(Protocol):
 class Shown:
     """One object of the API at one revision. There are as many as objects, so they are kept small."""
 
-    __slots__ = ("_json", "facets", "labels", "parts", "place", "ref", "tags", "version", "weight")
+    __slots__ = ("_json", "facets", "labels", "parts", "place", "ref", "tags", "version")
 
     def __init__(
         self,
@@ -65,7 +64,6 @@ class Shown:
         *,
         metadata: Metadata | None,
         facets: Mapping[str, str],
-        weight: int,
         place: tuple[str, int] | None = None,
     ) -> None:
         """Put one together.
@@ -76,7 +74,6 @@ class Shown:
             parts: what it is made of.
             metadata: its labels and tags can be asked for; None for an object that has none.
             facets: what else can be asked for.
-            weight: about how many bytes it keeps alive.
             place: a machine's cluster and shard.
         """
         self.ref = ref
@@ -84,7 +81,6 @@ class Shown:
         self.labels: Mapping[str, str] = metadata.labels if metadata is not None else {}
         self.tags: tuple[str, ...] = metadata.tags if metadata is not None else ()
         self.facets = facets
-        self.weight = weight
         self.place = place
         self.parts = parts
         self._json: bytes | None = None
@@ -167,15 +163,22 @@ class _ClusterParts(NamedTuple):
 
 
 Shards: TypeAlias = Mapping[str, int]
-"""The clusters of the swarm, and into how many shards each is cut."""
+"""Into how many shards clusters are cut, by their names."""
 
 
 class Composer:
     """Puts objects together from records at one revision; what all machines share is looked up once."""
 
-    def __init__(self, records: Records, shards: Shards) -> None:
+    def __init__(self, records: Records, unrecorded: Shards) -> None:
+        """Begin.
+
+        Args:
+            records: of one revision.
+            unrecorded: how clusters are cut that are there without a record.
+        """
         self._records = records
-        self._shards = shards
+        self._unrecorded = unrecorded
+        self._shards: dict[str, int] = {}
         self._owners: dict[tuple[str, int], str] = {}
         self._reaches: dict[str, ClusterReach] = {}
         self._members: list[Member] | None = None
@@ -203,16 +206,17 @@ class Composer:
         """A machine of which nothing has changed but who drives it, and whether its cluster is reached."""
         parts = shown.parts
         assert isinstance(parts, _MachineParts)
-        owner = self.owner(shown.place) if shown.place is not None else ""
-        reach = self.reach(parts.machine.spec.cluster)
+        cluster = parts.machine.spec.cluster
+        place = self._place(cluster, shown.ref.name)
+        owner = self.owner(place) if place is not None else ""
+        reach = self.reach(cluster)
         return Shown(
             shown.ref,
             (*shown.version[:-2], owner, reach),
             parts._replace(owner=owner, cluster=reach),
             metadata=parts.machine.metadata,
             facets=shown.facets,
-            weight=shown.weight,
-            place=shown.place,
+            place=place,
         )
 
     def owner(self, place: tuple[str, int]) -> str:
@@ -236,6 +240,18 @@ class Composer:
             self._members = members(self._records)
         return self._members
 
+    def clusters(self) -> list[str]:
+        """The names of all that have a record."""
+        return [held.key.removeprefix(keys.CLUSTERS) for held in self._records.under(keys.CLUSTERS)]
+
+    def shards(self, cluster: str) -> int:
+        """Into how many shards a cluster is cut; 0 for one that is not there."""
+        if cluster not in self._shards:
+            held = self._records.get(keys.CLUSTERS + cluster)
+            recorded = held.object.spec.shards if held is not None and isinstance(held.object, Cluster) else None
+            self._shards[cluster] = self._unrecorded.get(cluster, 0) if recorded is None else recorded
+        return self._shards[cluster]
+
     def _machine(self, ref: Ref) -> Shown | None:
         found = self._records.get(keys.MACHINES + ref.name)
         if found is None or not isinstance(found.object, Machine):
@@ -256,15 +272,15 @@ class Composer:
             _MachineParts(machine, found.mod_revision, observed, active, request, owner, reach, phase),
             metadata=machine.metadata,
             facets={"phase": phase, "cluster": cluster, "machine": ref.name},
-            weight=_OVERHEAD + _size(found) + _size(seen),
             place=place,
         )
 
     def _place(self, cluster: str, machine: str) -> tuple[str, int] | None:
         """A machine's shard; the same object for all of a shard."""
-        if cluster not in self._shards:
+        shards = self.shards(cluster)
+        if not shards:
             return None
-        place = (cluster, shard_of(machine, self._shards[cluster]))
+        place = (cluster, shard_of(machine, shards))
         return self._places.setdefault(place, place)
 
     def _beside(self, name: str) -> tuple[Held | None, Held | None, Held | None]:
@@ -288,7 +304,6 @@ class Composer:
             _ProvisionParts(provision, found.mod_revision),
             metadata=provision.metadata,
             facets={"phase": provision.status.phase, "machine": machine, "template": provision.spec.template},
-            weight=_OVERHEAD + _size(found),
         )
 
     def _template(self, ref: Ref) -> Shown | None:
@@ -302,7 +317,6 @@ class Composer:
             _TemplateParts(template, found.mod_revision),
             metadata=template.metadata,
             facets={},
-            weight=_OVERHEAD + _size(found),
         )
 
     def _cluster(self, ref: Ref) -> Shown | None:
@@ -318,7 +332,6 @@ class Composer:
             _ClusterParts(ref.name, cluster, revision, reach, replicas, owners),
             metadata=cluster.metadata,
             facets={"cluster": ref.name},
-            weight=_OVERHEAD + _size(found),
         )
 
 
@@ -362,7 +375,3 @@ def _revision(held: Held | None) -> int:
 def _place_of(held: Held | None) -> tuple[str, int] | None:
     """Two provisions may have been written at one revision."""
     return (held.key, held.mod_revision) if held is not None else None
-
-
-def _size(held: Held | None) -> int:
-    return held.size if held is not None else 0

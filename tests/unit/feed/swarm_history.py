@@ -1,7 +1,7 @@
 """Random histories of a swarm's etcd, the truth of what the API shows at each revision, and a client that checks it."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -25,7 +25,10 @@ from dragonfly.store.records import decode, encode
 from dragonfly.store.values import Batch, Change, Delete, Put, Snapshot, Write
 from tests.unit.store_model import StoreModel
 
-SHARDS = {"local": 2, "far": 1}
+SHARDS = {"local": 2}
+"""Of clusters that have no record."""
+
+CLUSTERS = ("local", "far")
 MACHINES = ("m-1", "m-2", "m-3")
 REPLICAS = ("a", "b")
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
@@ -47,15 +50,19 @@ def _provision(machine: str, name: str, phase: Any) -> Provision:
 
 
 def _member(replica: str, reaches: frozenset[str], minute: int) -> Member:
-    lost = dict.fromkeys(sorted(SHARDS.keys() - reaches), T0 + timedelta(minutes=minute))
+    lost = dict.fromkeys(sorted(frozenset(CLUSTERS) - reaches), T0 + timedelta(minutes=minute))
     return Member(id=replica, version="0", address="", started=T0, clusters=tuple(sorted(reaches)), unreachable=lost)
+
+
+def cluster(shards: int, site: str = "fra1") -> bytes:
+    return encode(Cluster(spec=ClusterSpec(shards=shards, sites=(site,))))
 
 
 _names = st.sampled_from(MACHINES)
 _ulids = st.sampled_from(("01A", "01B"))
-_clusters = st.sampled_from(tuple(SHARDS))
+_clusters = st.sampled_from(CLUSTERS)
 _phases = st.sampled_from(("Pending", "Running", "Failed"))
-_places = st.sampled_from([(cluster, shard) for cluster, count in SHARDS.items() for shard in range(count)])
+_places = st.sampled_from([(cluster, shard) for cluster in CLUSTERS for shard in range(2)])
 
 
 def _put(key: str, record: object) -> Write:
@@ -92,17 +99,13 @@ _writes: st.SearchStrategy[Write] = st.one_of(
         st.frozensets(_clusters),
         st.integers(0, 3),
     ),
-    st.just(
-        _put(
-            keys.template("ubuntu"),
-            Template(metadata=Metadata(name="ubuntu", created_at=T0, updated_at=T0), spec=TemplateSpec()),
-        )
-    ),
     st.builds(
-        lambda c, site: _put(keys.cluster(c), Cluster(spec=ClusterSpec(shards=SHARDS[c], sites=(site,)))),
+        lambda c, shards, site: Put(keys.cluster(c), cluster(shards, site)),
         _clusters,
+        st.integers(1, 3),
         st.sampled_from(("fra1", "ber1")),
     ),
+    st.builds(lambda: Put(keys.template("ubuntu"), template("ubuntu"))),
     st.builds(lambda n: Put(keys.machine(n), b'"not a machine"'), _names),
     st.builds(
         Delete,
@@ -111,12 +114,14 @@ _writes: st.SearchStrategy[Write] = st.one_of(
             st.builds(lambda n, u: keys.provision(n, n + u), _names, _ulids),
             st.builds(lambda place: keys.claim(*place), _places),
             st.builds(keys.member, st.sampled_from(REPLICAS)),
+            st.builds(keys.cluster, _clusters),
             st.just(keys.template("ubuntu")),
         ),
     ),
 )
 
 OPENING: Sequence[Sequence[Write]] = [
+    [Put(keys.cluster("far"), cluster(2))],
     [_put(keys.machine(name), _machine(name, "local", "fra", "gpu")) for name in MACHINES],
     [
         _put(keys.provision("m-1", "m-101A"), _provision("m-1", "m-101A", "Pending")),
@@ -162,6 +167,8 @@ class Etcd:
         self.batches: list[Batch] = []
         self.compacted = 0
         self.asked: list[int] = []
+        self.meanwhile: Callable[[], None] = lambda: None
+        """What happens while somebody reads earlier revisions."""
         self._mirror = new_mirror()
         self._mirror.replace(Snapshot(self.store.revision, ()))
         self._shown: dict[int, dict[Ref, Shown]] = {self.store.revision: {}}
@@ -178,6 +185,7 @@ class Etcd:
     async def between(self, revision: int, until: int) -> Sequence[Change]:
         """As `Past`."""
         self.asked.append(revision)
+        self.meanwhile()
         if revision < self.compacted:
             raise Compacted(self.compacted)
         found = [change for batch in self.batches if revision < batch.revision <= until for change in batch.changes]
@@ -255,5 +263,9 @@ def new_mirror() -> Mirror:
     return Mirror(decode, clock=lambda: 0.0, on_undecodable=lambda *_: None)
 
 
-def machine(name: str, *, label: str = "fra") -> bytes:
-    return encode(_machine(name, "local", label, "gpu"))
+def machine(name: str, *, label: str = "fra", cluster: str = "local") -> bytes:
+    return encode(_machine(name, cluster, label, "gpu"))
+
+
+def template(name: str) -> bytes:
+    return encode(Template(metadata=Metadata(name=name, created_at=T0, updated_at=T0), spec=TemplateSpec()))
