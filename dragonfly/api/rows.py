@@ -24,7 +24,7 @@ MACHINES: Final = Listing(
 TEMPLATES: Final = Listing("Template", (), ("name", "createdAt", "updatedAt"), "name")
 PROVISIONS: Final = Listing(
     "Provision",
-    ("machine", "phase", "template"),
+    ("machine", "phase", "template", "cluster"),
     ("name", "machine", "template", "phase", "createdAt", "updatedAt"),
     "-name",
 )
@@ -91,14 +91,15 @@ def provision_catalog(context: Context) -> Catalog:
             return None
         provision = found.object
         spec, phase = provision.spec, provision.status.phase
-        facets = {"machine": spec.machine, "template": spec.template, "phase": phase}
+        words = (spec.machine, spec.template, phase)
+        facets = {"machine": spec.machine, "template": spec.template, "phase": phase, "cluster": provision.cluster}
         return Row(
             provision.name,
             {**facets, **_common(provision.metadata)},
             lambda: _encode(provision_view(provision, found.mod_revision)),
             labels=provision.metadata.labels,
             tags=provision.metadata.tags,
-            haystack=haystack(provision.metadata, *facets.values(), spec.reason, spec.requested_by),
+            haystack=haystack(provision.metadata, *words, spec.reason, spec.requested_by),
         )
 
     return Catalog(mirror, build, {keys.PROVISIONS: lambda key: key.removeprefix(keys.PROVISIONS)})

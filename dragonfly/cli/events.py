@@ -26,7 +26,7 @@ _STYLE = {"created": "green", "deleted": "red"}
 @click.option("-l", "--selector", metavar="SELECTOR", help="Labels, as in Kubernetes: site=fra1,disk!=hdd.")
 @click.option("--tag", metavar="TAG", help="Only what has this tag.")
 @click.option("--phase", metavar="PHASE", multiple=True, help="Only what is in this phase; it is created on coming in.")
-@click.option("--cluster", metavar="NAME", help="Only machines of this cluster.")
+@click.option("--cluster", metavar="NAME", help="Only this cluster, and its machines and provisions.")
 @click.option("--machine", metavar="NAME", help="Only this machine and its provisions.")
 @click.option("--template", metavar="NAME", help="Only provisions of this template.")
 @click.option("-q", "--query", metavar="TEXT", help="Only what has this text in it.")

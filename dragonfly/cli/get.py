@@ -25,7 +25,7 @@ from dragonfly.client.stream import Event
 @click.option("-l", "--selector", metavar="SELECTOR", help="Labels, as in Kubernetes: site=fra1,disk!=hdd.")
 @click.option("--tag", metavar="TAG", help="Only what has this tag.")
 @click.option("--phase", metavar="PHASE", help="Only what is in this phase.")
-@click.option("--cluster", metavar="NAME", help="Only machines of this cluster.")
+@click.option("--cluster", metavar="NAME", help="Only machines and provisions of this cluster.")
 @click.option("--machine", type=NameType(MACHINES), metavar="NAME", help="Only provisions of this machine.")
 @click.option("--template", type=NameType(TEMPLATES), metavar="NAME", help="Only provisions of this template.")
 @click.option("-q", "--query", metavar="TEXT", help="Only what has this text in it.")

@@ -237,7 +237,7 @@ PROVISIONS = Kind(
         _plain("REASON", "spec.reason", wide=True),
         _plain("WORKFLOW", "status.workflow.name", wide=True),
     ),
-    frozenset({"phase", "machine", "template"}),
+    frozenset({"phase", "cluster", "machine", "template"}),
     get_args(ProvisionPhase),
 )
 

@@ -298,12 +298,13 @@ class Composer:
         if found is None or not isinstance(found.object, Provision):
             return None
         provision = found.object
+        facets = {"phase": provision.status.phase, "machine": machine, "template": provision.spec.template}
         return Shown(
             ref._replace(name=name),
             (found.mod_revision,),
             _ProvisionParts(provision, found.mod_revision),
             metadata=provision.metadata,
-            facets={"phase": provision.status.phase, "machine": machine, "template": provision.spec.template},
+            facets=facets | {"cluster": provision.cluster} if provision.cluster else facets,
         )
 
     def _template(self, ref: Ref) -> Shown | None:

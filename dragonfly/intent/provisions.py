@@ -54,14 +54,16 @@ def accept(facts: Facts, machine: str, name: str, request: ProvisionRequest, ter
         UnknownTemplate: there is no such template.
         Invalid: the parameters do not fit the template.
     """
-    _check_may_be_provisioned(facts, existing(facts, machine))
+    found = existing(facts, machine)
+    _check_may_be_provisioned(facts, found)
     template = _template(facts, request.template)
-    _check_can_boot(existing(facts, machine), template)
+    _check_can_boot(found, template)
     template_revision = facts.revision_of(keys.template(request.template))
     spec = ProvisionSpec(
         machine=machine,
         template=request.template,
         template_revision=template_revision,
+        cluster=found.spec.cluster,
         parameters=checked_parameters(template.spec, request.parameters),
         reason=request.reason,
         requested_by=terms.by,

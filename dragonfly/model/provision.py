@@ -84,6 +84,8 @@ class ProvisionSpec(Value, frozen=True, kw_only=True):
     machine: str
     template: str
     template_revision: int
+    cluster: str = ""
+    """The machine's when it was asked for, which it stays in meanwhile. Empty where an older replica accepted it."""
     parameters: dict[str, Any] = {}
     reason: str = ""
     requested_by: str = ""
@@ -117,6 +119,12 @@ class Provision(Value, frozen=True, kw_only=True):
     @property
     def name(self) -> str:
         return self.metadata.name
+
+    @property
+    def cluster(self) -> str:
+        """Where it happens; "" if nobody knows."""
+        workflow = self.status.workflow
+        return self.spec.cluster or (workflow.cluster if workflow is not None else "")
 
     @property
     def ended(self) -> bool:

@@ -2,9 +2,14 @@
 
 import asyncio
 
-from dragonfly.model.provision import Active, Provision, advanced, ended
+import msgspec
+
+from dragonfly.feed.view import Filter, View
+from dragonfly.model.provision import Active, Problem, Provision, WorkflowRef, advanced, ended
+from dragonfly.model.webhook import WebhookSpec
 from dragonfly.store import keys, records
 from dragonfly.store.values import Delete, Put
+from dragonfly.webhooks.letters import view_of
 from tests.unit.api.replicas import ANY, Replica, World, answer_of, fields_of, mac, problem_of
 
 PROVISIONS = "/api/v1/provisions"
@@ -37,6 +42,7 @@ async def test_an_accepted_provision_is_pending_and_keeps_its_template(replica: 
         "machine": "m-1",
         "template": "ubuntu",
         "templateRevision": template["metadata"]["revision"],
+        "cluster": "local",
         "parameters": {"disk": "/dev/sda"},
         "reason": "new rack",
         "requestedBy": "admin",
@@ -230,3 +236,37 @@ async def test_what_is_not_for_people_is_not_shown(replica: Replica) -> None:
     await replica.store.commit(Put(keys.provision("m-1", name), newer))
 
     assert (await replica.get(f"{PROVISIONS}/{name}")).keys() == {"kind", "metadata", "spec", "status"}
+
+
+async def test_provisions_are_found_by_their_cluster_in_lists_in_the_feed_and_by_webhooks(replica: Replica) -> None:
+    """Also one that ended before anything was done in the cluster."""
+    start = replica.mirror.revision
+    await replica.machine("m-1", mac(1))
+    await replica.template()
+    name = (await replica.provision("m-1"))["metadata"]["name"]
+    await put(replica, ended(stored(replica, "m-1", name), replica.clock.now(), "Failed", Problem("why", "so")))
+    wanted = view_of(WebhookSpec(url="", kinds=("Provision",), clusters=("local",), phases=("Failed",)))
+
+    for cluster, found in (("local", [name]), ("fra", [])):
+        listed = await replica.get(PROVISIONS, cluster=cluster)
+        assert [item["metadata"]["name"] for item in listed["items"]] == found
+        page = await replica.get("/api/v1/events", since=start, kind="Provision", cluster=cluster, phase="Failed")
+        assert [item["name"] for item in page["items"]] == found
+    assert [shown.ref.name for shown in replica.feed.snapshot(wanted).objects] == [name]
+
+
+async def test_where_an_older_replica_accepted_a_provision_is_known_from_its_workflow(replica: Replica) -> None:
+    await replica.machine("m-1", mac(1))
+    await replica.template()
+    name = (await replica.provision("m-1"))["metadata"]["name"]
+    before = stored(replica, "m-1", name)
+    old = msgspec.structs.replace(before, spec=msgspec.structs.replace(before.spec, cluster=""))
+    await put(replica, old)
+    assert (await replica.get(PROVISIONS, cluster="local"))["items"] == []
+
+    workflow = WorkflowRef(cluster="local", namespace="tinkerbell", name="w")
+    await put(replica, msgspec.structs.replace(old, status=msgspec.structs.replace(old.status, workflow=workflow)))
+
+    (listed,) = (await replica.get(PROVISIONS, cluster="local"))["items"]
+    (told,) = replica.feed.snapshot(View(Filter(facets=(("cluster", frozenset({"local"})),)))).objects[1:]
+    assert listed["metadata"]["name"] == told.ref.name == name
