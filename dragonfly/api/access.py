@@ -10,6 +10,8 @@ from typing import Final, NamedTuple, Protocol
 
 import structlog
 
+from dragonfly.feed.view import MaySee, everything
+
 _log = structlog.get_logger(__name__)
 
 _SHORTEST: Final = 16
@@ -17,9 +19,14 @@ _SHORTEST: Final = 16
 
 
 class Identity(NamedTuple):
-    """Who calls; the name stands in `requestedBy` and in locks."""
+    """Who calls; the name stands in `requestedBy` and in locks.
+
+    A stream lasts as long as its token leads to an equal identity, so whoever gets other rights connects anew.
+    """
 
     name: str
+    may_see: MaySee = everything
+    """What the feed tells it of: everything, for the one token there is. Equal for equal rights: work is shared."""
 
 
 class Access(Protocol):

@@ -156,7 +156,8 @@ def _view(call: Call) -> View:
             tags=frozenset(query.get("tag", [])),
             facets=tuple((name, frozenset(query[name])) for name in _FACETS if name in query),
             words=tuple(" ".join(query.get("q", [])).lower().split()),
-        )
+        ),
+        call.identity.may_see,
     )
 
 
@@ -181,7 +182,9 @@ OPERATIONS = (
             Parameter("labelSelector", "As in Kubernetes: `a=b,c!=d,e in (f,g),h,!i`.", repeated=True),
             Parameter("tag", "A tag that the object has; several must all be there.", repeated=True),
             Parameter("phase", "The object's phase; one of several will do.", repeated=True),
-            Parameter("cluster", "The machine's cluster; one of several will do.", repeated=True),
+            Parameter(
+                "cluster", "The cluster, or that of the machine or provision; one of several will do.", repeated=True
+            ),
             Parameter("machine", "The machine, or the provision's machine; one of several will do.", repeated=True),
             Parameter("template", "The provision's template; one of several will do.", repeated=True),
             Parameter("q", "Words that must all occur somewhere in the object."),
