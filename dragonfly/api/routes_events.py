@@ -174,7 +174,11 @@ OPERATIONS = (
         streams=EVENT_STREAM,
         query=(
             Parameter("since", "Tell what came after this revision; `Last-Event-ID` does the same, and wins."),
-            Parameter("etcd", "The `etcd` of the stream that `since` comes from; another one's revisions say nothing."),
+            Parameter(
+                "etcd",
+                "The `etcd` that the position's stream named in its first ping. Without it nobody notices that etcd "
+                "was restored, and that the revisions are others.",
+            ),
             Parameter("snapshot", "Tell the whole state first, where no position to resume at is given.", _FLAG),
             Parameter("coalesce", "Leave out what is superseded before this client has taken it.", _FLAG),
             Parameter("kind", f"{', '.join(KINDS)}; one of several will do.", repeated=True),
