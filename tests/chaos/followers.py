@@ -14,7 +14,6 @@ from typing import Any, Final, NamedTuple, Self
 import msgspec
 
 from dragonfly.client import AsyncClient, Event
-from dragonfly.client.stream import Follower
 from dragonfly.feed.shown import Composer, Shown
 from dragonfly.feed.view import Filter, View
 from dragonfly.model.selectors import requirements
@@ -24,6 +23,7 @@ from dragonfly.store.mirror import Mirror
 from dragonfly.store.records import decode
 from dragonfly.store.settings import EtcdSettings
 from dragonfly.store.values import Batch, Snapshot
+from tests.chaos.each_id import EachId, misplaced
 
 
 class Lens(NamedTuple):
@@ -49,7 +49,7 @@ class Witness:
     """Follows etcd by itself, and remembers the state of each lens at each revision."""
 
     def __init__(self, settings: EtcdSettings, shards: dict[str, int]) -> None:
-        self.store = EtcdStore(settings)
+        self.store = _Store(settings)
         self.mirror = _EachRevision(
             decode, clock=self.store.gateway.clock, on_undecodable=lambda *_: None, seen=self._note
         )
@@ -72,6 +72,11 @@ class Witness:
     def revision(self) -> int:
         return self.mirror.revision
 
+    @property
+    def compactions(self) -> int:
+        """How often etcd was told to forget."""
+        return self.store.compactions
+
     def digest(self, lens: int, revision: int) -> int:
         """The state of a lens at a revision."""
         while revision not in self._digests:  # one that changed nothing here
@@ -88,6 +93,16 @@ class Witness:
         if known not in self._hashes:
             self._hashes[known] = content(*shown.ref, msgspec.json.decode(shown.json()))
         return self._hashes[known]
+
+
+class _Store(EtcdStore):
+    """Counts how often it lets etcd forget."""
+
+    compactions = 0
+
+    async def compact(self, revision: int) -> None:
+        self.compactions += 1
+        await super().compact(revision)
 
 
 class _EachRevision(Mirror):
@@ -129,7 +144,7 @@ class Checker:
         self._position = start
         self._objects: dict[tuple[str, str], int] = {}
         query = LENSES[self.lens].query | ({"coalesce": True} if self._coalesced else {})
-        self.follower = Follower(query, snapshot=True)
+        self.follower = EachId(query, said=self._take)
 
     async def run(self, http: AsyncClient, *, stop: asyncio.Event, absences: tuple[float, float]) -> None:
         """Follow until told to stop.
@@ -154,8 +169,8 @@ class Checker:
         revisions = http.revisions(self.follower)
         try:
             async with asyncio.timeout(seconds):
-                async for events in revisions:
-                    self._take(events)
+                async for _ in revisions:
+                    pass  # each is taken as it comes
         except TimeoutError:
             pass
         finally:
@@ -164,6 +179,7 @@ class Checker:
     def _take(self, events: Sequence[Event]) -> None:
         position = self.follower.position
         assert position is not None
+        self.broken += misplaced(events, position, coalesced=self._coalesced)
         for event in events:
             if event.type == "reset":
                 self.resets.append(event.name)

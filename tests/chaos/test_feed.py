@@ -91,7 +91,13 @@ def _verdict(clients: list[Checker], witness: Witness) -> None:
         if state.digest != witness.digest(client.lens, state.revision)
     ]
     assert not wrong, "a state that was never true, by client and revision"
+    assert resets.keys() <= {"snapshot", "compacted"}, "nothing else is lost here"
     assert resets["compacted"] > 0, "some were away while etcd forgot"
+    most = max(client.resets.count("compacted") for client in clients)
+    assert most <= witness.compactions, "who was reset is beyond what was forgotten then"
+    assert resets["compacted"] < CLIENTS / 2 * witness.compactions, (
+        "most can go on: they were there, or away for a moment"
+    )
     assert resets["snapshot"] == CLIENTS, "each begins with the state, once"
     assert told > 10 * CLIENTS
 
