@@ -158,7 +158,7 @@ async def prepared(api: Api, hosts: Mapping[str, ControlPlane], machines: int) -
 
     await _until(are_there)
     names = [body["metadata"]["name"] for body in bodies]
-    return {cluster: (name for name in names if name.startswith(f"{cluster}-")) for cluster in CLUSTERS}
+    return {cluster: iter([name for name in names if name.startswith(f"{cluster}-")]) for cluster in CLUSTERS}
 
 
 async def _driven(api: Api) -> None:
