@@ -7,7 +7,7 @@ the event loop: what fails, hangs or is set up wrongly in one of them stays ther
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final, NamedTuple
 
 import structlog
@@ -31,18 +31,12 @@ from dragonfly.store.mirror import Mirror
 from dragonfly.store.port import Store
 from dragonfly.store.seal import Unsealable
 from dragonfly.swarm.ownership import Ownership
-from dragonfly.swarm.reach import Reach
+from dragonfly.swarm.reach import Reach, until_next_look
 from dragonfly.swarm.roster import Roster
 from dragonfly.swarm.shards import ShardId
 from dragonfly.telemetry.metrics import Metrics
 
 _log = structlog.get_logger(__name__)
-
-_LOOK: Final = 0.5
-"""Seconds between two looks at whether the clusters are reached; much sooner while one has just been lost or is new."""
-
-_NEWS: Final = timedelta(minutes=1)
-"""For how long that is so: a cluster of another site is out of reach for ever, and nobody waits for it."""
 
 _PATIENCE: Final = 15.0
 """Seconds that what is under way gets to end before a connection is made anew: more than a call's deadline."""
@@ -325,11 +319,8 @@ class Clusters:
                 metrics.swarm.reachable.labels(name).set(tended.reach.since is None)
                 depth = tended.parts.controller.queue.depth if tended.parts is not None else 0
                 metrics.queue.depth.labels(name).set(depth)
-            await asyncio.sleep(_LOOK / 5 if self._is_waited_for() else _LOOK)
-
-    def _is_waited_for(self) -> bool:
-        now = self._means.now()
-        return any(reach.since is not None and now - reach.since < _NEWS for reach in self.unreached.values())
+            lost = [reach.since for reach in self.unreached.values() if reach.since is not None]
+            await asyncio.sleep(until_next_look(lost, self._means.now()))
 
     def _follow(self) -> None:
         """Make what is registered, change what has changed, drop what is gone."""

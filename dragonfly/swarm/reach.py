@@ -1,6 +1,6 @@
 """Whether this replica reaches a cluster: since when not, and why, as it tells the others in its member."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -9,6 +9,25 @@ _REST: Final = timedelta(seconds=30)
 
 _SOON: Final = timedelta(seconds=1)
 """The same while it is new: the first words are that it was not asked yet."""
+
+_LOOK: Final = 0.5
+"""Seconds between two looks at all clusters."""
+
+_GLANCE: Final = 0.1
+"""The same while one is new, or has just been lost."""
+
+_NEWS: Final = timedelta(minutes=1)
+"""For how long that is so: a cluster of another site is out of reach for ever, and nobody waits for it."""
+
+
+def until_next_look(lost: Iterable[datetime], now: datetime) -> float:
+    """Return the seconds after which to look again whether clusters are reached.
+
+    Args:
+        lost: since when each is not that is not reached.
+        now: the time.
+    """
+    return _GLANCE if any(now - since < _NEWS for since in lost) else _LOOK
 
 
 class Reach:

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from dragonfly.swarm.reach import Reach
+from dragonfly.swarm.reach import Reach, until_next_look
 
 BORN = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -36,3 +36,12 @@ def test_a_reason_that_changes_all_the_time_is_told_seldom_and_the_time_stays() 
     told = {world.at(60 + second, f"refused {second}")[1:] for second in range(31)}
 
     assert told == {(60, "refused 0"), (60, "refused 30")}
+
+
+def test_one_that_is_out_of_reach_for_good_is_not_looked_at_all_the_time() -> None:
+    """Replicas of other sites never reach it, and should have nothing to do."""
+    just_now, long_ago = BORN + timedelta(minutes=59, seconds=30), BORN
+
+    now = BORN + timedelta(hours=1)
+    assert until_next_look([], now) == until_next_look([long_ago], now) == 0.5
+    assert until_next_look([long_ago, just_now], now) == 0.1
