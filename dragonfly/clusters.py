@@ -20,7 +20,9 @@ from dragonfly.intent.clusters import kubeconfig_place
 from dragonfly.kube.channel import DEFAULT_LIMITS, Limits
 from dragonfly.kube.connection import Connection
 from dragonfly.kube.credentials import Inline, Source
+from dragonfly.kube.errors import KubeError
 from dragonfly.kube.events import Recorder
+from dragonfly.kube.kubeconfig import server_side_of
 from dragonfly.kube.measured import MeasuredKube
 from dragonfly.model.cluster import NAMESPACE, Cluster
 from dragonfly.model.machine import Machine
@@ -35,11 +37,15 @@ from dragonfly.swarm.reach import Reach, until_next_look
 from dragonfly.swarm.roster import Roster
 from dragonfly.swarm.shards import ShardId
 from dragonfly.telemetry.metrics import Metrics
+from dragonfly.whereabouts import Whereabouts, uid_of
 
 _log = structlog.get_logger(__name__)
 
 _PATIENCE: Final = 15.0
 """Seconds that what is under way gets to end before a connection is made anew: more than a call's deadline."""
+
+_ASKING: Final = 5.0
+"""Seconds that a cluster gets to say what it is, before it is registered without."""
 
 _AGAIN: Final = 5.0
 """Seconds until a cluster's parts are made again after a failure that is a bug."""
@@ -54,6 +60,8 @@ class Setup(NamedTuple):
     shards: int
     limits: Limits = DEFAULT_LIMITS
     server: str = ""
+    server_side: str = ""
+    """A fingerprint of it; empty for `local`."""
     trouble: str = ""
 
     def is_same_place(self, other: "Setup") -> bool:
@@ -90,6 +98,9 @@ class Parts:
         recorder = Recorder(kube, means.replica, may_write=lambda: ownership.remaining() > 0)
         around = Around(means.now, means.monotonic, means.random, means.unseal, means.gauges, recorder.note)
         self._recorder = recorder
+        self._whereabouts = Whereabouts(
+            name, kube, setup.namespace, server_side=setup.server_side, store=means.store, mirror=means.mirror
+        )
         self.controller = ClusterController(
             Place(name, setup.namespace, setup.shards),
             kube=kube,
@@ -109,8 +120,14 @@ class Parts:
             changed=ownership.look,
         )
 
+    @property
+    def trouble(self) -> str:
+        """Why the cluster is not reached, or not worked on, for people; empty while it is."""
+        return self._whereabouts.trouble or self.controller.twins.trouble
+
     async def run(self) -> None:
-        """Work until cancelled; whatever ends one of them ends all."""
+        """Work until cancelled, but not where another cluster leads as well; whatever ends one of them ends all."""
+        await self._whereabouts.settle()
         async with asyncio.TaskGroup() as group:
             group.create_task(self.controller.run())
             group.create_task(self.guard.run())
@@ -207,7 +224,7 @@ class Tended:
     def _trouble(self) -> str:
         if self._setup.trouble:
             return self._setup.trouble
-        return self.parts.controller.twins.trouble if self.parts is not None else "it is being connected"
+        return self.parts.trouble if self.parts is not None else "it is being connected"
 
 
 class Clusters:
@@ -277,6 +294,21 @@ class Clusters:
         if tended is None or tended.parts is None:
             return Checkup(error=tended.reach.reason if tended is not None else "it is being connected")
         return await examine(tended.parts.kube, tended.parts.controller.place.namespace)
+
+    async def identify(self, name: str, kubeconfig: str, namespace: str) -> str:
+        """Ask a cluster for the uid of Tinkerbell's namespace; empty if it cannot be asked now.
+
+        Args:
+            kubeconfig: by which it is to be reached, as `handed` returns it; empty for the present connection.
+        """
+        tended = self._tended.get(name)
+        with contextlib.suppress(KubeError, TimeoutError):
+            async with asyncio.timeout(_ASKING):
+                if not kubeconfig:
+                    return await uid_of(tended.parts.kube, namespace) if tended and tended.parts else ""
+                async with Connection(Inline(kubeconfig)) as kube:
+                    return await uid_of(kube, namespace)
+        return ""
 
     def gained(self, shard: ShardId) -> None:
         if controller := self._controller(shard):
@@ -361,12 +393,14 @@ class Clusters:
     def _setup_of(self, name: str, cluster: Cluster) -> Setup:
         spec = cluster.spec
         limits = DEFAULT_LIMITS if spec.qps is None else Limits(qps=spec.qps, burst=2 * spec.qps)
-        source, trouble = None, ""
+        source, server_side, trouble = None, "", ""
         try:
-            source = Inline(self._means.open(kubeconfig_place(name), cluster.sealed_kubeconfig))
+            text = self._means.open(kubeconfig_place(name), cluster.sealed_kubeconfig)
         except Unsealable as error:
             trouble = str(error)
-        return Setup(source, spec.namespace or NAMESPACE, spec.shards, limits, cluster.server, trouble)
+        else:
+            source, server_side = Inline(text), server_side_of(text)
+        return Setup(source, spec.namespace or NAMESPACE, spec.shards, limits, cluster.server, server_side, trouble)
 
     def _controller(self, shard: ShardId) -> ClusterController | None:
         parts = self._parts(shard)

@@ -367,6 +367,7 @@ class Replica:
             clusters=self._roster,
             sites_of=self._roster.sites_of,
             check_cluster=connects_to_nothing if settings.observe else self._clusters.check,
+            identify=self._clusters.identify,
             owner_of=self._owner_of,
             insight=self._awareness.insight(),
             feed=self._feed,

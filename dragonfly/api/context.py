@@ -84,6 +84,10 @@ async def connects_to_nothing(_cluster: str) -> Checkup:
     return Checkup(error="this replica only observes, and connects to no cluster")
 
 
+async def _nobody_says(_cluster: str, _kubeconfig: str, _namespace: str) -> str:
+    return ""
+
+
 async def _nothing_was_looked_at() -> Detection:
     return Detection(mode="not-installed", why=(), etcd=EtcdFound(source="none", reachable=False))
 
@@ -123,5 +127,7 @@ class Context(NamedTuple):
     """Whether this replica is about to end, so that its clients had better connect to another one."""
     check_cluster: Callable[[str], Awaitable[Checkup]] = connects_to_nothing
     """Asks a cluster itself what it lacks."""
+    identify: Callable[[str, str, str], Awaitable[str]] = _nobody_says
+    """Tells the uid of a namespace in the cluster of a name, reached by a kubeconfig or as it is; empty for unknown."""
     mode: Callable[[], Awaitable[Detection]] = _nothing_was_looked_at
     """In which mode this replica runs, and why."""

@@ -15,7 +15,9 @@ from dragonfly.intent import clusters
 from dragonfly.intent.clusters import Named
 from dragonfly.intent.idempotency import Answer
 from dragonfly.intent.refusals import ClusterInUse, NotFound
-from dragonfly.model.cluster import ClusterInput
+from dragonfly.kube.kubeconfig import handed
+from dragonfly.model.cluster import NAMESPACE, Cluster, ClusterInput, ClusterSpecInput
+from dragonfly.model.values import LOCAL, Invalid, is_dns_label
 from dragonfly.store import keys
 from dragonfly.swarm.members import members
 
@@ -37,21 +39,24 @@ async def get_cluster(desk: Desk, call: Call) -> Response:
 
 async def create_cluster(desk: Desk, call: Call) -> Response:
     sent = await call.input(ClusterInput)
-    decide = partial(clusters.create, sent=sent, terms=desk.terms(call))
+    uid = await _uid_there(desk, sent.metadata.name, sent.spec)
+    decide = partial(clusters.create, sent=sent, terms=desk.terms(call), uid=uid)
     return await desk.post(call, decide, partial(_created, desk))
 
 
 async def replace_cluster(desk: Desk, call: Call) -> Response:
     match = call.match()
-    sent = await call.input(ClusterInput)
-    decide = partial(clusters.replace, name=call.name(_KIND), sent=sent, match=match, terms=desk.terms(call))
+    sent, name = await call.input(ClusterInput), call.name(_KIND)
+    uid = await _uid_there(desk, name, sent.spec)
+    decide = partial(clusters.replace, name=name, sent=sent, match=match, terms=desk.terms(call), uid=uid)
     return await desk.change(decide, partial(_view, desk))
 
 
 async def patch_cluster(desk: Desk, call: Call) -> Response:
     match = call.match()
-    change = await call.patch()
-    decide = partial(clusters.patch, name=call.name(_KIND), change=change, match=match, terms=desk.terms(call))
+    change, name = await call.patch(), call.name(_KIND)
+    uid = await _uid_there(desk, name, clusters.patched_spec(change))
+    decide = partial(clusters.patch, name=name, change=change, match=match, terms=desk.terms(call), uid=uid)
     return await desk.change(decide, partial(_view, desk))
 
 
@@ -79,6 +84,22 @@ async def check_cluster(desk: Desk, call: Call) -> Response:
     return Response(msgspec.json.encode(view), media_type=JSON)
 
 
+async def _uid_there(desk: Desk, name: str, sent: ClusterSpecInput) -> str:
+    """Ask where the cluster is to lead what it is; empty where it leads where it did, or cannot be asked."""
+    held = desk.context.mirror.get(keys.cluster(name)) if is_dns_label(name) else None
+    known = held.object if held is not None and isinstance(held.object, Cluster) else None
+    namespace = sent.namespace or (known.spec.namespace if known is not None else "") or NAMESPACE
+    if not sent.kubeconfig:
+        moves = known is not None and namespace != known.spec.namespace and name != LOCAL
+        return await desk.context.identify(name, "", namespace) if moves else ""
+    try:
+        given = handed(sent.kubeconfig, sent.context)
+    except Invalid:
+        # It will be refused, and the cluster need not be asked for that.
+        return ""
+    return await desk.context.identify(name, given.text, namespace)
+
+
 def _view(desk: Desk, named: Named, revision: int) -> ClusterView:
     return composed(desk.context.mirror, desk.population, named.name, named.cluster, revision)
 
@@ -90,12 +111,22 @@ def _created(desk: Desk, named: Named) -> Answer:
 
 _CLUSTERS: Final = Collection("clusters", ClusterView, ClusterInput)
 
+_REGISTERED: Final = "cluster-registered"
+
 OPERATIONS = (
     _CLUSTERS.list(list_clusters, "List clusters", CLUSTERS),
-    _CLUSTERS.create(create_cluster, "Register a cluster; every replica that reaches it can drive it from then on"),
+    _CLUSTERS.create(
+        create_cluster, "Register a cluster; every replica that reaches it can drive it from then on", _REGISTERED
+    ),
     _CLUSTERS.read(get_cluster, "Read a cluster and how it is"),
-    _CLUSTERS.replace(replace_cluster, "Replace a cluster; without a kubeconfig it keeps the one that it has"),
-    _CLUSTERS.patch(patch_cluster, "Change some of a cluster, such as its kubeconfig; connections are renewed at once"),
+    _CLUSTERS.replace(
+        replace_cluster, "Replace a cluster; without a kubeconfig it keeps the one that it has", _REGISTERED
+    ),
+    _CLUSTERS.patch(
+        patch_cluster,
+        "Change some of a cluster, such as its kubeconfig; connections are renewed at once",
+        _REGISTERED,
+    ),
     _CLUSTERS.delete(
         delete_cluster,
         "Remove a cluster that has no machines; what is in it stays as it is",

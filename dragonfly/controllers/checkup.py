@@ -12,6 +12,7 @@ from dragonfly.kube.resources import (
     BMC_TASK,
     EVENT,
     HARDWARE,
+    NAMESPACE,
     SECRET,
     TEMPLATE,
     WORKFLOW,
@@ -31,6 +32,7 @@ NEEDED: Final[tuple[tuple[Resource, tuple[str, ...]], ...]] = (
     (BMC_TASK, ("list", "delete")),
     (SECRET, ("get", "create", "patch", "delete")),
     (EVENT, ("create", "patch")),
+    (NAMESPACE, ("get",)),
 )
 _NOBODY: Final = "dragonfly-looks-for-the-type"
 

@@ -12,6 +12,7 @@ import msgspec
 
 from dragonfly.intent.documents import as_input, merged
 from dragonfly.intent.facts import Facts
+from dragonfly.intent.places import hold
 from dragonfly.intent.plan import Plan
 from dragonfly.intent.refusals import AlreadyExists, ClusterInUse, OwnCluster
 from dragonfly.intent.resource import check_same_name, document_of, given_name, is_same, matching, no_key
@@ -38,12 +39,16 @@ def kubeconfig_place(cluster: str) -> str:
     return f"{keys.cluster(cluster)}/spec.kubeconfig"
 
 
-def create(facts: Facts, sent: ClusterInput, terms: Terms) -> Plan[Named]:
+def create(facts: Facts, sent: ClusterInput, terms: Terms, uid: str = "") -> Plan[Named]:
     """Register a cluster.
+
+    Args:
+        uid: of Tinkerbell's namespace there; empty if it could not be asked for.
 
     Raises:
         Invalid: the document breaks rules, or its kubeconfig cannot be taken.
         AlreadyExists: the name is taken.
+        ClusterRegistered: another cluster leads there.
     """
     metadata = metadata_of(sent.metadata, given_name(sent.metadata), terms.now)
     name, spec = metadata.name, sent.spec
@@ -64,26 +69,45 @@ def create(facts: Facts, sent: ClusterInput, terms: Terms) -> Plan[Named]:
         ),
     )
     cluster = _with_kubeconfig(name, new, handed(spec.kubeconfig, spec.context), terms)
-    return Plan(Named(name, cluster), (Put(key, records.encode(cluster)),), (Absent(key),))
+    cluster = msgspec.structs.replace(cluster, uid=uid)
+    held = hold(facts, name, cluster, None)
+    return Plan(Named(name, cluster), (Put(key, records.encode(cluster)), *held.writes), (Absent(key), *held.given))
 
 
-def replace(facts: Facts, name: str, sent: ClusterInput, match: Match, terms: Terms) -> Plan[Named]:
+def replace(  # noqa: PLR0917 - as every decision, and what was learned from the cluster
+    facts: Facts, name: str, sent: ClusterInput, match: Match, terms: Terms, uid: str = ""
+) -> Plan[Named]:
     """Make the cluster what was sent; without a kubeconfig it keeps the one that it has.
 
+    Args:
+        uid: of Tinkerbell's namespace where it is to lead, if that changes and it could be asked for.
+
     Raises:
-        NotFound, Changed, Invalid: as they say.
+        NotFound, Changed, Invalid, ClusterRegistered: as they say.
     """
-    return _replace(facts, name, _matching(facts, name, match), sent, terms)
+    return _replace(facts, name, _matching(facts, name, match), sent, terms, uid)
 
 
-def patch(facts: Facts, name: str, change: dict[str, Any], match: Match, terms: Terms) -> Plan[Named]:
+def patch(  # noqa: PLR0917 - as `replace`
+    facts: Facts, name: str, change: dict[str, Any], match: Match, terms: Terms, uid: str = ""
+) -> Plan[Named]:
     """Apply a JSON Merge Patch (RFC 7396) to the cluster; raises as `replace`."""
     cluster = _matching(facts, name, match)
     document = document_of(cluster.metadata, cluster.spec)
     if _has_kubeconfig(change):
         # Its own context, unless one is named.
         document["spec"].pop("context", None)
-    return _replace(facts, name, cluster, as_input(merged(document, change), ClusterInput), terms)
+    return _replace(facts, name, cluster, as_input(merged(document, change), ClusterInput), terms, uid)
+
+
+def patched_spec(change: dict[str, Any]) -> ClusterSpecInput:
+    """Return what a patch says of where a cluster leads, as far as it can be read: `patch` tells what is wrong."""
+    spec = change.get("spec")
+    said = spec if isinstance(spec, dict) else {}
+    kubeconfig, context, namespace = (
+        value if isinstance(value := said.get(name), str) else "" for name in ("kubeconfig", "context", "namespace")
+    )
+    return ClusterSpecInput(kubeconfig=kubeconfig, context=context, namespace=namespace)
 
 
 def close(facts: Facts, name: str, match: Match, machines: Iterable[str], terms: Terms) -> Plan[Named]:
@@ -113,7 +137,9 @@ def remove(facts: Facts, name: str, revision: int) -> Plan[Named]:
         NotFound, Changed: as they say.
     """
     cluster = _matching(facts, name, Match(frozenset({revision})))
-    return Plan(Named(name, cluster), (Delete(keys.cluster(name)),), (Unchanged(keys.cluster(name), revision),))
+    held = hold(facts, name, None, cluster)
+    given = (Unchanged(keys.cluster(name), revision), *held.given)
+    return Plan(Named(name, cluster), (Delete(keys.cluster(name)), *held.writes), given)
 
 
 def reopen(facts: Facts, name: str, revision: int) -> Plan[Named]:
@@ -132,7 +158,9 @@ def _matching(facts: Facts, name: str, match: Match) -> Cluster:
     return matching(facts, Cluster, keys.cluster(name), name, match)
 
 
-def _replace(facts: Facts, name: str, cluster: Cluster, sent: ClusterInput, terms: Terms) -> Plan[Named]:
+def _replace(  # noqa: PLR0917 - as `replace`
+    facts: Facts, name: str, cluster: Cluster, sent: ClusterInput, terms: Terms, uid: str
+) -> Plan[Named]:
     check_same_name(_KIND, sent.metadata, name)
     if errors := list(_fixed(name, cluster, sent.spec)):
         raise Invalid(errors)
@@ -149,9 +177,17 @@ def _replace(facts: Facts, name: str, cluster: Cluster, sent: ClusterInput, term
     changed = msgspec.structs.replace(cluster, metadata=metadata, spec=spec, removing_since=None)
     if sent.spec.kubeconfig:
         changed = _with_kubeconfig(name, changed, handed(sent.spec.kubeconfig, sent.spec.context), terms)
+    if uid or _leads_elsewhere(changed, cluster):
+        changed = msgspec.structs.replace(changed, uid=uid)
     if is_same(changed, cluster):
         return Plan(Named(name, cluster), revision=facts.revision_of(keys.cluster(name)))
-    return _written(facts, name, changed)
+    held, plan = hold(facts, name, changed, cluster), _written(facts, name, changed)
+    return plan._replace(writes=(*plan.writes, *held.writes), given=(*plan.given, *held.given))
+
+
+def _leads_elsewhere(after: Cluster, before: Cluster) -> bool:
+    is_other_server = before.server_side not in {"", after.server_side}
+    return is_other_server or after.spec.namespace != before.spec.namespace
 
 
 def _fixed(name: str, cluster: Cluster, sent: ClusterSpecInput) -> Iterator[FieldError]:
@@ -176,10 +212,11 @@ def _with_kubeconfig(name: str, cluster: Cluster, given: Handed, terms: Terms) -
         raise Invalid([no_key(FIELD)])
     spec = msgspec.structs.replace(cluster.spec, context=given.context)
     mark = terms.sealer.fingerprint(given.text.encode()).hex()
+    placed = msgspec.structs.replace(cluster, spec=spec, server=given.server, server_side=given.server_side)
     if mark == cluster.mark:
-        return msgspec.structs.replace(cluster, spec=spec)
+        return placed
     sealed = terms.sealer.seal(kubeconfig_place(name), given.text)
-    return msgspec.structs.replace(cluster, spec=spec, server=given.server, sealed_kubeconfig=sealed, mark=mark)
+    return msgspec.structs.replace(placed, sealed_kubeconfig=sealed, mark=mark)
 
 
 def _written(facts: Facts, name: str, cluster: Cluster) -> Plan[Named]:

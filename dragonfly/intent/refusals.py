@@ -56,6 +56,19 @@ class OwnCluster(Refused):
         super().__init__("Cluster local is what each replica was started with, so it cannot be removed.")
 
 
+class ClusterRegistered(Refused):
+    """Another cluster leads to the same namespace of the same API server: two of them would drive the same objects."""
+
+    def __init__(self, other: str, namespace: str, server: str) -> None:
+        where = f" ({server})" if server else ", which is what the replicas were started with"
+        advice = "Use that one" if not server else f"Use that one, change it with PATCH /api/v1/clusters/{other}"
+        super().__init__(
+            f"Cluster {other} leads to namespace {namespace} of the same API server already{where}. "
+            f"{advice}, or name another namespace."
+        )
+        self.cluster = other
+
+
 class ClusterClosed(Refused):
     """The cluster is being removed."""
 

@@ -10,6 +10,7 @@ import binascii
 import json
 import ssl
 from collections.abc import Iterator, Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
@@ -23,6 +24,7 @@ from dragonfly.model.values import FieldError, Invalid
 FIELD: Final = "spec.kubeconfig"
 _MOST_BYTES: Final = 64 * 1024
 _DEEPEST: Final = 16
+_HTTPS: Final = 443
 # The parser in C, where there is one: 64 KiB in Python would hold up everybody.
 _LOADER: Final[Any] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _CLUSTER: Final = ("server", "certificate-authority-data", "tls-server-name", "proxy-url")
@@ -45,6 +47,8 @@ class Handed(NamedTuple):
     """A kubeconfig with one context, as JSON."""
     context: str
     server: str
+    server_side: str
+    """A fingerprint of all that says which API server it is; the same in whatever form it is written, with any user."""
 
     def __repr__(self) -> str:
         return f"Handed({self.context!r}, {self.server!r})"
@@ -79,7 +83,7 @@ def handed(text: str, context: str = "") -> Handed:
         contexts.chosen(only)
     except KubeError as error:
         raise _invalid(f"cannot be used: {error.message}") from error
-    return Handed(json.dumps(only, sort_keys=True), name, str(cluster["server"]))
+    return Handed(json.dumps(only, sort_keys=True), name, str(cluster["server"]), _server_side(cluster))
 
 
 def flattened(paths: Sequence[Path], context: str = "") -> str:
@@ -102,6 +106,20 @@ def flattened(paths: Sequence[Path], context: str = "") -> str:
         "users": [{"name": place.get("user"), "user": user}],
     }
     return handed(json.dumps(single), name).text
+
+
+def server_side_of(text: str) -> str:
+    """Return the fingerprint of a kubeconfig that `handed` returned."""
+    [cluster] = json.loads(text)["clusters"]
+    return _server_side(cluster["cluster"])
+
+
+def _server_side(cluster: Mapping[str, Any]) -> str:
+    url = urlsplit(str(cluster["server"]))
+    authority = "".join(str(cluster.get("certificate-authority-data") or "").split())
+    said = [url.hostname, url.port or _HTTPS, url.path.rstrip("/"), base64.b64decode(authority).decode().split()]
+    said += [cluster.get(name) or "" for name in ("tls-server-name", "proxy-url")]
+    return sha256(json.dumps(said).encode()).hexdigest()[:32]
 
 
 def _parsed(text: str) -> dict[str, Any]:

@@ -66,8 +66,28 @@ class Cluster(Value, frozen=True, kw_only=True):
     """One context of it, encrypted with the swarm's key."""
     mark: str = ""
     """What tells that the same kubeconfig was sent again; nobody can guess it from this."""
+    server_side: str = ""
+    """A fingerprint of the server and what it is trusted by and reached through; empty if it is not known yet."""
+    uid: str = ""
+    """Of Tinkerbell's namespace there, as its API server says; empty while nobody could ask it."""
     removing_since: datetime | None = None
     """Somebody is removing it: no machine may come into it."""
+
+
+class PlaceHolder(Value, frozen=True):
+    """The value of `unique/cluster/<place>`: who is there."""
+
+    cluster: str
+
+
+def places(cluster: Cluster) -> tuple[str, ...]:
+    """Return what no other cluster may lead to: a namespace of an API server.
+
+    By its uid, which is the same by whatever address and through whatever load balancer it is reached, and by where the
+    kubeconfig leads: a uid is known only once somebody reaches it.
+    """
+    by_server = f"{cluster.server_side}.{cluster.spec.namespace}" if cluster.server_side else ""
+    return tuple(place for place in (cluster.uid, by_server) if place)
 
 
 def validated(spec: ClusterSpec) -> ClusterSpec:

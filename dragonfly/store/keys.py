@@ -20,6 +20,7 @@ ACTIVE: Final = "active/"
 OBSERVED: Final = "observed/"
 POWER: Final = "power/"
 MACS: Final = "unique/mac/"
+CLUSTER_PLACES: Final = "unique/cluster/"
 MEMBERS: Final = "members/"
 CLAIMS: Final = "claims/"
 DRAINS: Final = "drains/"
@@ -73,6 +74,11 @@ def power(machine_name: str) -> str:
 def mac(address: str) -> str:
     """The key that makes a MAC unique in the swarm; `address` in any case."""
     return MACS + _name(address.lower())
+
+
+def cluster_place(place: str) -> str:
+    """The key that makes a cluster's place unique in the swarm (`model.cluster.places`)."""
+    return CLUSTER_PLACES + _name(place)
 
 
 def member(replica: str) -> str:

@@ -92,7 +92,7 @@ def test_a_mac_of_another_machine(site: Site, unchanged: Unchanged, machine: Mac
     body = Machine(site.machines(1)[0].name, write(machine.mac)).document()
     words = f"already belongs to machine {machine.name} in cluster local"
 
-    check(unchanged.send("POST", "machines", body), 422, "mac-in-use", **{"spec.interfaces[0].mac": words})
+    check(unchanged.send("POST", "machines", body), 409, "mac-in-use", **{"spec.interfaces[0].mac": words})
 
 
 def test_an_unknown_template(unchanged: Unchanged, machine: Machine) -> None:

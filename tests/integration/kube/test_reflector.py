@@ -5,6 +5,7 @@ import base64
 import json
 import signal
 import ssl
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import aclosing
@@ -134,6 +135,7 @@ def _was_away_since(before: Any, kube: Connection, label: str) -> Followed:
     followed.reflector.store = dict(followed.told)
     followed.reflector.resource_version = before.resource_version
     followed.reflector._must_list = False
+    followed.reflector._alive_at = time.monotonic()
     return followed
 
 

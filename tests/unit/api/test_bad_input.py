@@ -87,7 +87,7 @@ async def test_wrong_metadata_is_told(untouched: Replica, metadata: dict[str, An
 async def test_a_mac_of_another_machine_names_that_machine(untouched: Replica) -> None:
     response = await untouched.http.post(MACHINES, json=machine_document("m-2", mac(1).upper().replace(":", "-")))
 
-    problem = problem_of(response, 422, "mac-in-use")
+    problem = problem_of(response, 409, "mac-in-use")
     assert fields_of(problem) == ["spec.interfaces[0].mac"]
     assert "already belongs to machine m-1 in cluster local" in problem["detail"]
 

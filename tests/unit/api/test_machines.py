@@ -104,7 +104,7 @@ async def test_a_replaced_machine_gives_up_its_old_macs_and_takes_the_new(replic
     assert held_macs(replica) == {mac(2): "m-1", mac(3): "m-1"}
     await replica.machine("m-2", mac(1))
     other = await replica.http.put(f"{MACHINES}/m-2", json={"spec": {"interfaces": [{"mac": mac(3)}]}}, headers=ANY)
-    assert fields_of(problem_of(other, 422, "mac-in-use")) == ["spec.interfaces[0].mac"]
+    assert fields_of(problem_of(other, 409, "mac-in-use")) == ["spec.interfaces[0].mac"]
     assert held_macs(replica) == {mac(1): "m-2", mac(2): "m-1", mac(3): "m-1"}
 
 
@@ -143,10 +143,10 @@ async def test_of_two_creates_with_one_mac_on_two_replicas_one_wins(world: World
         second.http.post(MACHINES, json=machine_document("m-2", mac(1))),
     )
 
-    assert sorted(answer.status_code for answer in answers) == [201, 422]
-    loser = next(answer for answer in answers if answer.status_code == 422)
+    assert sorted(answer.status_code for answer in answers) == [201, 409]
+    loser = next(answer for answer in answers if answer.status_code == 409)
     winner = next(answer for answer in answers if answer.status_code == 201).json()["metadata"]["name"]
-    assert winner in problem_of(loser, 422, "mac-in-use")["detail"]
+    assert winner in problem_of(loser, 409, "mac-in-use")["detail"]
     assert held_macs(first) == {mac(1): winner}
 
 
