@@ -70,10 +70,24 @@ def test_a_second_cluster_comes_freezes_changes_its_token_and_goes(
         site.api.post("clusters", {"metadata": {"name": "fra"}, "spec": {"kubeconfig": second.kubeconfig.read_text()}})
         eventually("fra is driven anew", lambda: site.is_driven("fra"), within=_PATIENCE)
         kubeconfig = control_plane.kubeconfig.read_text()
-        assert site.api.once("PATCH", "clusters/fra", {"spec": {"kubeconfig": kubeconfig}}, headers=_ANY).ok
+        refused = site.api.once("PATCH", "clusters/fra", {"spec": {"kubeconfig": kubeconfig}}, headers=_ANY)
+        assert refused.status == 409
+        assert "Cluster local leads to namespace tinkerbell of the same API server" in refused.document["detail"]
+
+        lead = {"kubeconfig": control_plane.admin_kubeconfig.read_text(), "namespace": _namespace(control_plane, site)}
+        assert site.api.once("PATCH", "clusters/fra", {"spec": lead}, headers=_ANY).ok
         (elsewhere,) = site.machines(1)
         site.api.post("machines", _in_fra(elsewhere))
-        eventually("it is where fra leads now", lambda: elsewhere.name in site.hardware(), within=_PATIENCE)
+        path = f"/apis/tinkerbell.org/v1alpha1/namespaces/{lead['namespace']}/hardware/{elsewhere.name}"
+        admin = control_plane.apiserver.admin
+        eventually("it is there", lambda: admin.request("GET", path).status == 200, within=_PATIENCE)
+
+
+def _namespace(plane: ControlPlane, site: Site) -> str:
+    """Make a namespace beside Tinkerbell's, for this test alone."""
+    name = f"{NAMESPACE}-{site.number}"
+    plane.apiserver.admin.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+    return name
 
 
 def _in_fra(machine: Machine) -> dict[str, Any]:
