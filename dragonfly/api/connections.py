@@ -10,6 +10,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 UNANSWERED: Final = 60
 """Seconds after which the kernel gives up a connection whose peer takes nothing."""
 
+_UNSENT: Final = 128 * 1024
+"""Bytes that the kernel keeps for a peer beside what is on its way; else megabytes for one that never reads."""
+
 _ABORT: Final = "dragonfly.abort"
 
 
@@ -27,9 +30,10 @@ def abort_of(scope: Scope) -> Callable[[], None]:
 
 
 def bound(listener: socket.socket) -> None:
-    """Let the kernel give up connections whose peers take nothing; they inherit it from their listener."""
+    """Let the kernel give up connections whose peers take nothing, and keep little for them; they inherit it."""
     if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNANSWERED * 1_000)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)
 
 
 def _nothing() -> None:

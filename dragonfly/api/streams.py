@@ -1,8 +1,9 @@
 """Streams of events to clients: each is written as fast as its client reads, and none waits for another.
 
-What is on its way to a client is bounded: the connection's buffer takes 64 kB and one chunk more, then the stream
-waits. One that has waited for `_STUCK` seconds is broken off; one that reads, but more slowly than changes come, is
-ended once the feed has dropped what comes next. Either may resume at its last `id`.
+What is on its way to a client is bounded: the connection's buffer takes 64 kB and one piece more, then the stream
+waits. A client that takes too long for what is ready, be it many changes, one large object or the whole state, is cut
+off (`patience`); one that reads, but more slowly than changes come, is ended once the feed has dropped what comes next.
+Either may resume at its last `id`; one that was told no `id` begins anew.
 
 One look a second at all streams, instead of timers for each, keeps ten thousand of them cheap.
 """
@@ -19,6 +20,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from dragonfly.api.connections import abort_of
+from dragonfly.api.patience import LONGEST, PATIENCE, Patience
 from dragonfly.feed.channel import CHUNK
 from dragonfly.feed.feed import Feed, Lost, Snapshot, Subscription
 from dragonfly.feed.frames import frame, notice
@@ -29,7 +31,6 @@ EVENT_STREAM: Final = "text/event-stream"
 
 _LIMIT: Final = 12_000
 _HEARTBEAT: Final = 15.0
-_STUCK: Final = 30.0
 _LOOK: Final = 1.0
 _RETRY: Final = (200, 2_000)  # milliseconds; spread, so that not all come back at once
 
@@ -47,7 +48,8 @@ class Streams:
         clock: Callable[[], float],
         limit: int = _LIMIT,
         heartbeat: float = _HEARTBEAT,
-        stuck: float = _STUCK,
+        stuck: float = PATIENCE,
+        longest: float = LONGEST,
     ) -> None:
         """Begin without any.
 
@@ -58,6 +60,7 @@ class Streams:
             limit: how many there may be at once.
             heartbeat: seconds after which a quiet stream says something.
             stuck: seconds after which a client that takes nothing is cut off.
+            longest: seconds after which one that takes something, and has not caught up, is cut off.
         """
         self.feed = feed
         self.metrics = metrics
@@ -65,6 +68,7 @@ class Streams:
         self.heartbeat = heartbeat
         self.limit = limit
         self.stuck = stuck
+        self.longest = longest
         self._open: set[EventStream] = set()
         self._places = 0
         self._keeper: asyncio.Task[None] | None = None
@@ -150,7 +154,7 @@ class EventStream(Response):
         self._told: int | None = None
         self._just_opened = True
         self._spoke = streams.clock()
-        self._sending_since: float | None = None
+        self._patience = Patience(streams.stuck, streams.longest)
         self._abort: Callable[[], None] = lambda: None
         self._ended: End | None = None
 
@@ -182,8 +186,8 @@ class EventStream(Response):
             self._subscription.let_go()
             if self._subscription.position is not None:
                 self._end("behind")
-        if self._sending_since is not None:
-            if now - self._sending_since > self._streams.stuck:
+        if self._patience.is_tried:
+            if self._patience.is_over(now):
                 self._end("stuck")
                 self._abort()
         elif now - self._spoke >= self._streams.heartbeat and self._subscription is not None:
@@ -195,7 +199,11 @@ class EventStream(Response):
         self._end("left")
 
     def _end(self, reason: End) -> None:
-        self._ended = self._ended or reason
+        if self._ended in {
+            None,
+            "behind",
+        }:  # who is behind is told the rest of the state, unless something else ends it
+            self._ended = reason
         if self._subscription is not None:
             self._subscription.woken.set()
 
@@ -246,7 +254,10 @@ class EventStream(Response):
         """Send the state; whether all of it was. One that is left behind meanwhile gets a place to resume at."""
         parts: list[bytes] = []
         size = 0
-        for shown in snapshot.objects:
+        left = snapshot.objects
+        left.reverse()
+        while left:
+            shown = left.pop()  # what is sent is not kept alive any longer
             parts.append(frame(Seen("created", shown, snapshot.revision), None))
             size += len(parts[-1])
             if size >= CHUNK:
@@ -269,7 +280,7 @@ class EventStream(Response):
         more = self._subscription.more
         if taken is None:
             await self._speak_if_due()
-            await self._subscription.woken.wait()
+            await self._until_woken(self._subscription)
             return
         for chunk in taken.chunks:
             await self._send(chunk)
@@ -283,7 +294,11 @@ class EventStream(Response):
         elif more:
             await asyncio.sleep(0)
         else:
-            await self._subscription.woken.wait()
+            await self._until_woken(self._subscription)
+
+    async def _until_woken(self, subscription: Subscription) -> None:
+        self._patience.renew()
+        await subscription.woken.wait()
 
     async def _speak_if_due(self) -> None:
         """Keep a quiet stream alive, and tell how far it is, so that its client's position does not grow too old."""
@@ -301,12 +316,13 @@ class EventStream(Response):
         self._told = position
 
     async def _send(self, data: bytes) -> None:
-        if not data:
-            return
-        self._sending_since = self._streams.clock()
-        await self._send_message({"type": "http.response.body", "body": data, "more_body": True})
-        self._sending_since = None
-        self._spoke = self._streams.clock()
+        """Send it in pieces, so that of one large object too it is seen how much the client takes."""
+        for start in range(0, len(data), CHUNK):
+            piece = data[start : start + CHUNK]
+            self._patience.wait(self._streams.clock())
+            await self._send_message({"type": "http.response.body", "body": piece, "more_body": True})
+            self._spoke = self._streams.clock()
+            self._patience.taken(self._spoke, len(piece))
 
 
 def _retry() -> int:

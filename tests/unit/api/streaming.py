@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Self
 import httpx
 import uvicorn
 
-from dragonfly.api.connections import HttpConnection
+from dragonfly.api.connections import HttpConnection, bound
 from tests.unit.api.replicas import TOKEN, Replica
 
 PATIENCE = 20
@@ -44,6 +44,7 @@ class _Server(uvicorn.Server):
 async def served(replica: Replica) -> AsyncIterator[str]:
     """Serve a replica for a block; gives its URL."""
     listener = socket.create_server(("127.0.0.1", 0))
+    bound(listener)
     config = uvicorn.Config(
         replica.app, http=HttpConnection, ws="none", lifespan="off", log_config=None, timeout_graceful_shutdown=5
     )

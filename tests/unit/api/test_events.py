@@ -1,18 +1,15 @@
 """The feed over HTTP (P8, P9): streams that resume anywhere, pages, and clients that behave badly."""
 
 import asyncio
-import contextlib
-import socket
 from collections.abc import AsyncIterator
 from datetime import timedelta
-from urllib.parse import urlsplit
 
 import pytest
 
 from dragonfly.api import routes_events
 from dragonfly.api.streams import EventStream
 from dragonfly.store.errors import Unavailable
-from tests.unit.api.replicas import TOKEN, Replica, World, answer_of, fields_of, mac, problem_of
+from tests.unit.api.replicas import Replica, World, answer_of, fields_of, mac, problem_of
 from tests.unit.api.streaming import PATIENCE, Stream, served, until
 
 EVENTS = "/api/v1/events"
@@ -241,34 +238,6 @@ async def test_a_quiet_stream_says_now_and_then_how_far_it_is(replica: Replica, 
         assert ping.id > greeting.id
         replica.clock.seconds += 1
         assert await stream.line() == ":", "nothing new to tell"
-
-
-@pytest.mark.parametrize("reads", [0, 1])
-async def test_a_client_that_reads_nothing_or_next_to_it_is_cut_off_and_harms_nobody(
-    replica: Replica, url: str, reads: int
-) -> None:
-    replica.streams.stuck = 0.2
-    host, port = urlsplit(url).hostname, urlsplit(url).port
-    deaf = socket.socket()
-    deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    deaf.connect((host, port))
-    deaf.setblocking(False)
-    deaf.sendall(f"GET {EVENTS} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\n".encode())
-    deaf.sendall(b"Accept: text/event-stream\r\n\r\n")
-    async with Stream(url) as stream, asyncio.timeout(PATIENCE):
-        await stream.next()
-        await until(lambda: replica.feed.subscriptions == 2)
-        number = 0
-        while replica.feed.subscriptions == 2:
-            number += 1
-            await replica.machine(f"m-{number}", mac(number), userData="x" * 50_000)
-            assert (await stream.next()).data["name"] == f"m-{number}"
-            replica.clock.seconds += 0.1
-            with contextlib.suppress(BlockingIOError, ConnectionError):
-                deaf.recv(reads)
-    deaf.close()
-
-    assert 'dragonfly_feed_streams_ended_total{reason="stuck"} 1.0' in (await replica.http.get("/metrics")).text
 
 
 async def test_a_client_that_falls_too_far_behind_is_ended_with_a_place_to_resume(world: World) -> None:
