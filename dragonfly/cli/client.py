@@ -4,6 +4,8 @@ Every request may be sent again without harm: reads are reads, POST carries an I
 If-Match. So a replica that dies under a request, or a load balancer that has not noticed yet, costs time and no error.
 """
 
+import contextlib
+import functools
 import json
 import re
 import time
@@ -82,7 +84,7 @@ class Client:
 
     def get(self, *path: str, query: Query | None = None) -> Answer:
         """Read; what this client wrote before is in the answer, whichever replica gives it (P9)."""
-        reading = {"minRevision": self._written or None} | dict(query or {})
+        reading = {"minRevision": self.written} | dict(query or {})
         return self._send("GET", _target(path, reading))
 
     def post(self, *path: str, body: Any = None) -> Answer:
@@ -101,8 +103,18 @@ class Client:
         except _Again as again:
             raise again.error from again
 
-    def stream(self, request: Request) -> Iterator[bytes]:
+    @property
+    def written(self) -> int | None:
+        """The revision that this client's last write became visible at; None if it has written nothing."""
+        return self._written or None
+
+    def stream(
+        self, request: Request, *, opened: Callable[[Callable[[], None]], None] = lambda _: None
+    ) -> Iterator[bytes]:
         """The bytes of an endless answer, on a connection of its own.
+
+        Args:
+            opened: given what ends the answer, from any thread, as soon as it begins.
 
         Raises:
             CliError: it is refused, or breaks off.
@@ -121,6 +133,7 @@ class Client:
             try:
                 if response.status != 200:
                     raise _api_error(self._answer(response), "GET")
+                opened(functools.partial(_hang_up, response))
                 while data := response.read1():
                     yield data
             finally:
@@ -213,6 +226,11 @@ class Client:
         error = state.outcome.exception() if state.outcome else None
         if state.attempt_number == 1 and isinstance(error, _Again):
             self._notice(_trying_again(error.error.message, self._patience))
+
+
+def _hang_up(response: urllib3.BaseHTTPResponse) -> None:
+    with contextlib.suppress(RuntimeError, ValueError, OSError):  # it has ended already
+        response.shutdown()
 
 
 def _trying_again(message: str, seconds: float) -> str:

@@ -1,20 +1,15 @@
 """`dragonfly move`: moves machines to another cluster, and waits until they are there if told to."""
 
-import time
-from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 import click
 
 from dragonfly.cli.asking import ask, is_somebody_there
 from dragonfly.cli.errors import CliError, Exit
-from dragonfly.cli.kinds import CLUSTERS, MACHINES, Document, at, text_at
+from dragonfly.cli.kinds import CLUSTERS, MACHINES, Document, at, name_of, text_at
 from dragonfly.cli.names import NameType
 from dragonfly.cli.session import Session, connected
-
-_POLL: Final = 0.5
-_SILENCE: Final = 300.0
-"""Seconds without any answer after which waiting is of no use."""
+from dragonfly.cli.waiting import wait_for
 
 
 @click.command
@@ -70,39 +65,37 @@ def _ask(session: Session, machines: tuple[str, ...], body: dict[str, Any]) -> t
     return accepted, code
 
 
-def _wait(
-    session: Session,
-    machines: list[str],
-    cluster: str,
-    timeout: float | None,
-    clock: Callable[[], float] = time.monotonic,
-) -> Exit:
+def _wait(session: Session, machines: list[str], cluster: str, timeout: float | None) -> Exit:
     """Wait until all are there; RUNNING if `timeout` (seconds) ends first.
 
     Raises:
         CliError: a machine is gone, or nobody has answered for five minutes.
     """
-    deadline = float("inf") if timeout is None else clock() + timeout
-    heard, left, told = clock(), list(machines), ""
-    while left:
-        try:
-            document = session.client.get("machines", left[0]).document
-        except CliError as error:
-            if error.exit_code != Exit.UNREACHABLE or clock() - heard > _SILENCE:
-                raise
-        else:
-            heard = clock()
-            if is_there(document, cluster):
-                session.write(f"machine {left.pop(0)}: moved to cluster {cluster}")
-                continue
-            if (reason := _held_up(document)) and reason != told:
-                session.remark(reason)
-                told = reason
-        if clock() >= deadline:
-            session.remark(f"not there within {timeout:g} s; the move goes on")
-            return Exit.RUNNING
-        session.pause(_POLL)
-    return Exit.OK
+    if wait_for(session, MACHINES, machines, _Moving(session, cluster), timeout):
+        return Exit.OK
+    session.remark(f"not there within {timeout:g} s; the move goes on")
+    return Exit.RUNNING
+
+
+class _Moving:
+    """Tells which machines have arrived, and what holds the others up, once for each reason."""
+
+    def __init__(self, session: Session, cluster: str) -> None:
+        self._session = session
+        self._cluster = cluster
+        self._told = ""
+
+    def take(self, document: Document) -> bool:
+        if is_there(document, self._cluster):
+            self._session.write(f"machine {name_of(document)}: moved to cluster {self._cluster}")
+            return True
+        if (reason := _held_up(document)) and reason != self._told:
+            self._session.remark(reason)
+            self._told = reason
+        return False
+
+    def quiet(self, name: str) -> None:
+        """What holds a machine up is told by the machine itself."""
 
 
 def is_there(machine: Document, cluster: str) -> bool:

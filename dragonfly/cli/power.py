@@ -1,19 +1,15 @@
 """`dragonfly power`: has a machine's BMC switch it, and waits for the result if told to."""
 
-import time
-from collections.abc import Callable, Mapping
-from typing import Any, Final, get_args
+from collections.abc import Mapping
+from typing import Any, get_args
 
 import click
 
 from dragonfly.cli.errors import CliError, Exit
-from dragonfly.cli.kinds import at, name_of, text_at
+from dragonfly.cli.kinds import MACHINES, Document, at, name_of, text_at
 from dragonfly.cli.session import Session, connected
+from dragonfly.cli.waiting import wait_for
 from dragonfly.model.power import PowerAction
-
-_POLL: Final = 0.5
-_SILENCE: Final = 300.0
-"""Seconds without any answer after which waiting is of no use."""
 
 
 @click.command
@@ -45,36 +41,34 @@ def power(session: Session, machine: str, action: str, waiting: bool, timeout: f
     return Exit.OK if result.get("succeeded") else Exit.FAILED
 
 
-def _result(
-    session: Session, machine: str, name: str, timeout: float | None, clock: Callable[[], float] = time.monotonic
-) -> Mapping[str, Any] | None:
+def _result(session: Session, machine: str, name: str, timeout: float | None) -> Mapping[str, Any] | None:
     """Wait until the machine tells the result of the power action `name`; None if `timeout` (seconds) ends first.
 
     Raises:
         CliError: the machine or the result is gone, or nobody has answered for five minutes.
     """
-    deadline = float("inf") if timeout is None else clock() + timeout
-    heard = clock()
-    while clock() < deadline:
-        try:
-            found = session.client.get("machines", machine).document
-        except CliError as error:
-            if error.exit_code != Exit.UNREACHABLE or clock() - heard > _SILENCE:
-                raise
-        else:
-            heard = clock()
-            last = at(found, "status.lastPowerAction") or {}
-            if text_at(last, "name") == name:
-                return dict(last)
-            _check_not_replaced(machine, name, text_at(last, "name"))
-        session.pause(_POLL)
-    return None
+    awaited = _Awaited(machine, name)
+    return awaited.result if wait_for(session, MACHINES, [machine], awaited, timeout) else None
 
 
-def _check_not_replaced(machine: str, name: str, last: str) -> None:
-    """Names of power actions are in the order of time, and a machine keeps the last result only."""
-    if last > name:
-        raise CliError(f"{machine} has had another power action since; the result of this one is lost", Exit.FAILED)
+class _Awaited:
+    """The result of one power action of a machine, which keeps its last result only."""
+
+    def __init__(self, machine: str, name: str) -> None:
+        self._machine = machine
+        self._name = name
+        self.result: Mapping[str, Any] = {}
+
+    def take(self, document: Document) -> bool:
+        self.result = at(document, "status.lastPowerAction") or {}
+        last = text_at(self.result, "name")
+        if last > self._name:  # names of power actions are in the order of time
+            message = f"{self._machine} has had another power action since; the result of this one is lost"
+            raise CliError(message, Exit.FAILED)
+        return last == self._name
+
+    def quiet(self, name: str) -> None:
+        """A BMC takes its time."""
 
 
 def _words(result: Mapping[str, Any]) -> str:

@@ -10,8 +10,8 @@ from dragonfly.cli.asking import ask, is_somebody_there
 from dragonfly.cli.errors import CliError, Exit
 from dragonfly.cli.kinds import MACHINES, TEMPLATES, Document, at, installed_os, name_of, provision_phase, text_at
 from dragonfly.cli.names import NameType, complete_machines_or_template
+from dragonfly.cli.provisions import wait
 from dragonfly.cli.session import Session, connected
-from dragonfly.cli.waiting import wait
 
 
 class _Parameter(click.ParamType[tuple[str, Any]]):

@@ -1,265 +1,191 @@
-"""Waits for provisions to end, with a bar for each on a terminal and a line for each change anywhere else.
+"""Waits for objects to become what a command asked for, as the feed tells it, from any replica.
 
-A provision is the swarm's, not this process's: whatever happens here, it goes on. So a replica that dies, or a network
-that is away for a while, is waited out.
+What is waited for is the swarm's, not this process's: whatever happens here, it goes on. So a replica that dies, or a
+network that is away for a while, is waited out.
+
+A thread follows, so that whoever waits keeps its own time: a stream may say nothing for a quarter of a minute.
 """
 
+from __future__ import annotations
+
+import queue
+import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable
-from datetime import datetime
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Collection, Sequence
+from itertools import islice
+from typing import Final, NamedTuple, Protocol, TypeAlias
 
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-
-from dragonfly.cli import times
 from dragonfly.cli.errors import CliError, Exit
-from dragonfly.cli.kinds import MACHINES, PROVISIONS, Document, at, name_of, provision_phase, text_at
-from dragonfly.cli.reach import obstacle
+from dragonfly.cli.kinds import Document, Kind
 from dragonfly.cli.session import Session
-from dragonfly.model.provision import TERMINAL
+from dragonfly.client.stream import Event, Follower
 
-_POLL = 0.5
-_QUIET = 3.0
-"""Seconds without any change after which it is looked up, and looked up again, what keeps a provision from going on."""
-_SILENCE = 300.0
+QUIET: Final = 3.0
+"""Seconds without any change after which a wait looks for what is in the way."""
+
+_SILENCE: Final = 300.0
 """Seconds without any answer after which waiting is of no use."""
 
-
-class Waited(NamedTuple):
-    provisions: list[dict[str, Any]]
-    exit_code: Exit
+_TOGETHER: Final = 200
+"""Names that one stream is asked for: a load balancer takes no longer address."""
 
 
-class _Display(Protocol):
-    def __enter__(self) -> object: ...
-    def __exit__(self, *_: object) -> object: ...
-    def show(self, provision: Document, now: datetime) -> None: ...
+class Wait(Protocol):
+    """What a command does while it waits."""
+
+    def take(self, document: Document) -> bool:
+        """Look at an object as it is now; whether it has become what is waited for."""
+        ...
+
+    def quiet(self, name: str) -> None:
+        """Nothing has changed for a while; `name` is one of those that are waited for."""
+        ...
 
 
-def wait(
+def wait_for(
     session: Session,
-    provisions: list[dict[str, Any]],
+    kind: Kind,
+    names: Collection[str],
+    wait: Wait,
     timeout: float | None,
+    *,
     clock: Callable[[], float] = time.monotonic,
-) -> Waited:
-    """Return the provisions as they ended, and OK only if each of them succeeded; RUNNING if the time was too short.
-
-    Args:
-        timeout: seconds; None waits until the end, which the provision's own deadlines bring about.
+) -> bool:
+    """Wait until each object has become what is waited for; False if `timeout` (seconds; None: no end) ends first.
 
     Raises:
-        CliError: nobody has answered for five minutes.
+        CliError: an object is gone, the swarm refuses, or nobody has answered for five minutes.
     """
-    display: _Display = _display(session, len(provisions))
+    deadline = float("inf") if timeout is None else clock() + timeout
+    following = _Following(session, kind, names)
     try:
-        with display:
-            return _Watch(session, display, clock).until_ended(provisions, timeout)
-    except KeyboardInterrupt:
-        _say_that_it_goes_on(session, provisions)
-        raise
+        return _Waiting(session, kind, names, wait, clock).until(following, deadline)
+    finally:
+        following.stop()
 
 
-def _display(session: Session, number: int) -> _Display:
-    if not session.err.is_terminal:
-        return _Lines(session)
-    return _Bars(session) if number < session.err.height else _Summary(session)
+class _Told(NamedTuple):
+    """Something came on a stream, and so many changes have become certain; `asked` is what the stream was asked for."""
+
+    asked: Collection[str]
+    events: Sequence[Event]
 
 
-class _Watch:
-    def __init__(self, session: Session, display: _Display, clock: Callable[[], float]) -> None:
+class _Away(NamedTuple):
+    """A connection broke or led to nothing."""
+
+    error: Exception
+
+
+_News: TypeAlias = _Told | _Away
+
+
+class _Waiting:
+    def __init__(
+        self, session: Session, kind: Kind, names: Collection[str], wait: Wait, clock: Callable[[], float]
+    ) -> None:
         self._session = session
-        self._display = display
+        self._kind = kind
+        self._left = dict.fromkeys(names)  # in the order that they were given
+        self._wait = wait
         self._clock = clock
-        self._heard = clock()
+        self._heard = self._changed = clock()
         self._told = False
-        self._obstacles = _Obstacles(session, clock)
+        self._seen: dict[str, int] = {}
 
-    def until_ended(self, provisions: list[dict[str, Any]], timeout: float | None) -> Waited:
-        latest = {name_of(item): item for item in provisions}
-        deadline = None if timeout is None else self._clock() + timeout
-        while True:
-            for name, item in latest.items():
-                if provision_phase(item) not in TERMINAL:
-                    latest[name] = self._newer(item)
-                self._display.show(latest[name], self._session.now())
-            running = [item for item in latest.values() if provision_phase(item) not in TERMINAL]
-            self._obstacles.tell(running)
-            if not running:
-                succeeded = all(provision_phase(item) == "Succeeded" for item in latest.values())
-                return Waited(list(latest.values()), Exit.OK if succeeded else Exit.FAILED)
-            if deadline is not None and self._clock() >= deadline:
-                self._session.remark(f"not ended within {timeout:g} s")
-                self._obstacles.look(running[0])
-                _say_that_it_goes_on(self._session, running)
-                return Waited(list(latest.values()), Exit.RUNNING)
-            self._session.pause(_POLL)
+    def until(self, following: _Following, deadline: float) -> bool:
+        while self._left:
+            now = self._clock()
+            if now >= deadline:
+                return False
+            if now - self._changed >= QUIET:
+                self._changed = now
+                self._wait.quiet(next(iter(self._left)))
+            news = following.next(min(deadline, self._changed + QUIET) - self._clock())
+            if isinstance(news, _Away):
+                self._away(news.error)
+            elif news is not None:
+                self._heard, self._told = self._clock(), False
+                self._take(news)
+        return True
 
-    def _newer(self, item: dict[str, Any]) -> dict[str, Any]:
-        """Return the provision as it is now; as it was, if nobody answers or a replica that is behind does."""
-        try:
-            answer = self._session.client.get("provisions", name_of(item))
-        except CliError as error:
-            if error.exit_code != Exit.UNREACHABLE or self._clock() - self._heard > _SILENCE:
-                raise
-            if not self._told:
-                self._session.remark(f"{error.message}; the provision goes on, still waiting")
-                self._told = True
-            return item
-        self._heard = self._clock()
-        self._told = False
-        found: dict[str, Any] = answer.document
-        return found if _revision(found) >= _revision(item) else item
+    def _away(self, error: Exception) -> None:
+        is_passing = isinstance(error, CliError) and error.exit_code == Exit.UNREACHABLE
+        if not is_passing or self._clock() - self._heard > _SILENCE:
+            raise error
+        if not self._told:
+            self._session.remark(f"{error}; still waiting")
+        self._told = True
 
-
-class _Obstacles:
-    """Tells why nothing happens, once for each reason. Looks at one machine at a time, however many are waited for."""
-
-    def __init__(self, session: Session, clock: Callable[[], float]) -> None:
-        self._session = session
-        self._clock = clock
-        self._changed = clock()
-        self._seen: list[int] = []
-        self._told = ""
-
-    def tell(self, running: list[dict[str, Any]]) -> None:
-        revisions = [_revision(item) for item in running]
-        if revisions != self._seen:
-            self._seen, self._changed = revisions, self._clock()
-        if not running or self._clock() - self._changed < _QUIET:
+    def _take(self, news: _Told) -> None:
+        if not news.events:
             return
+        first = news.events[0]
+        if first.type == "reset":
+            if first.name == "other-etcd":
+                self._seen.clear()  # its revisions are others
+            self._check_none_is_missing(news, first.revision)
+        for event in news.events:
+            if event.name in self._left and event.revision >= self._seen.get(event.name, 0):
+                self._see(event)
+
+    def _see(self, event: Event) -> None:
+        if event.type == "deleted":
+            raise self._gone(event.name)
+        self._seen[event.name] = event.revision
         self._changed = self._clock()
-        self.look(running[0])
+        if self._wait.take(event.object):
+            del self._left[event.name]
 
-    def look(self, provision: Document) -> None:
-        """Tell what keeps this one from going on, unless that was told last."""
-        reason = self._reason(text_at(provision, "spec.machine"))
-        if reason and reason != self._told:
-            self._session.remark(reason)
-        self._told = reason
+    def _check_none_is_missing(self, state: _Told, revision: int) -> None:
+        """After a reset comes all that there is."""
+        there = {event.name for event in state.events}
+        for name in state.asked:
+            if name in self._left and name not in there and revision >= self._seen.get(name, 0):
+                raise self._gone(name)
 
-    def _reason(self, machine: str) -> str:
-        try:
-            found = obstacle(self._session.client.get(MACHINES.plural, machine).document)
-        except CliError:
-            # Whether anybody answers is told by who asks for the provisions.
-            return self._told
-        return f"{machine} waits: {found}" if found else ""
+    def _gone(self, name: str) -> CliError:
+        return CliError(f"there is no {self._kind.singular} {name} any more", Exit.NOT_FOUND)
 
 
-def _revision(document: Document) -> int:
-    revision = at(document, "metadata.revision")
-    return revision if isinstance(revision, int) else 0
+class _Following:
+    """The feed of some objects, one stream for some hundred of them, beside whoever waits for what it tells."""
 
-
-def _say_that_it_goes_on(session: Session, provisions: list[dict[str, Any]]) -> None:
-    for item in provisions:
-        name = name_of(item)
-        session.remark(f"the provision of {text_at(item, 'spec.machine')} goes on; to stop it: dragonfly cancel {name}")
-
-
-def remaining(provision: Document, now: datetime) -> str:
-    """Return `3m left`; empty while nothing can be told."""
-    eta = times.moment(at(provision, "status.eta"))
-    if eta is None or provision_phase(provision) in TERMINAL:
-        return ""
-    left = (eta - now).total_seconds()
-    return f"{times.short(left)} left" if left > 0 else "any moment"
-
-
-class _Bars:
-    def __init__(self, session: Session) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            TextColumn("{task.percentage:>3.0f}%", markup=False),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[activity]}", markup=False),
-            console=session.err,
-        )
-        self._tasks: dict[str, TaskID] = {}
-
-    def __enter__(self) -> None:
-        self._progress.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def show(self, provision: Document, now: datetime) -> None:
-        name = name_of(provision)
-        if name not in self._tasks:
-            self._tasks[name] = self._progress.add_task(text_at(provision, "spec.machine"), total=100, activity="")
-        percent = at(provision, "status.progress") or 0
-        self._progress.update(self._tasks[name], completed=percent, activity=_activity(provision, now))
-        if provision_phase(provision) in TERMINAL:
-            self._progress.stop_task(self._tasks[name])
-
-
-class _Summary:
-    """One bar for all, where each of its own would not fit on the terminal."""
-
-    def __init__(self, session: Session) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            TextColumn("{task.percentage:>3.0f}%", markup=False),
-            TimeElapsedColumn(),
-            console=session.err,
-        )
-        self._task = self._progress.add_task("", total=100)
-        self._phases: dict[str, str] = {}
-        self._percent: dict[str, int] = {}
-
-    def __enter__(self) -> None:
-        self._progress.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def show(self, provision: Document, now: datetime) -> None:
-        del now
-        name, phase = name_of(provision), provision_phase(provision)
-        self._phases[name] = phase
-        # One that has ended is done, whatever became of it.
-        self._percent[name] = 100 if phase in TERMINAL else at(provision, "status.progress") or 0
-        completed = sum(self._percent.values()) / len(self._percent)
-        self._progress.update(self._task, description=counts(self._phases.values()), completed=completed)
-
-
-def counts(phases: Iterable[str]) -> str:
-    """Return `30 Succeeded, 2 Failed, 8 Running`: how many are in each phase, ends first."""
-    found = Counter(phases)
-    ordered = sorted(PROVISIONS.phases, key=lambda phase: phase not in TERMINAL)
-    return ", ".join(f"{found[phase]} {phase}" for phase in ordered if found[phase])
-
-
-class _Lines:
-    """One line for each change of phase or action: what a CI log can bear."""
-
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, kind: Kind, names: Collection[str]) -> None:
         self._session = session
-        self._last: dict[str, tuple[str, str]] = {}
+        self._news: queue.SimpleQueue[_News] = queue.SimpleQueue()
+        self._stopped = threading.Event()
+        self._hang_up: dict[int, Callable[[], None]] = {}
+        rest = iter(names)
+        while group := tuple(islice(rest, _TOGETHER)):
+            threading.Thread(target=self._follow, args=(kind, group), name="feed", daemon=True).start()
 
-    def __enter__(self) -> None:
-        pass
+    def next(self, seconds: float) -> _News | None:
+        """What comes next; None if nothing does for so long."""
+        try:
+            return self._news.get(timeout=max(seconds, 0))
+        except queue.Empty:
+            return None
 
-    def __exit__(self, *_: object) -> None:
-        pass
+    def stop(self) -> None:
+        self._stopped.set()
+        for hang_up in [*self._hang_up.values()]:
+            hang_up()
 
-    def show(self, provision: Document, now: datetime) -> None:
-        state = (provision_phase(provision), text_at(provision, "status.currentAction"))
-        if self._last.get(name_of(provision)) == state:
-            return
-        self._last[name_of(provision)] = state
-        percent = at(provision, "status.progress") or 0
-        machine = text_at(provision, "spec.machine")
-        self._session.err.print(f"{machine}: {percent}% {_activity(provision, now)}", soft_wrap=True)
+    def _follow(self, kind: Kind, names: Sequence[str]) -> None:
+        # What this command has written must be in the state that it is told first, whichever replica tells it.
+        query = {"kind": kind.singular.capitalize(), "name": names, "minRevision": self._session.client.written}
+        follower = Follower(query, snapshot=True)
+        while not self._stopped.is_set():
+            try:
+                for data in self._session.client.stream(follower.request(), opened=self._opened):
+                    self._news.put(_Told(names, follower.take(data)))
+            except Exception as error:  # raised where it is waited for
+                self._news.put(_Away(error))
+            if not self._stopped.is_set():
+                self._session.pause(follower.pause())
 
-
-def _activity(provision: Document, now: datetime) -> str:
-    parts = [
-        provision_phase(provision),
-        text_at(provision, "status.currentAction") if provision_phase(provision) not in TERMINAL else "",
-        remaining(provision, now),
-    ]
-    return ", ".join(part for part in parts if part)
+    def _opened(self, hang_up: Callable[[], None]) -> None:
+        self._hang_up[threading.get_ident()] = hang_up
+        if self._stopped.is_set():
+            hang_up()

@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import pytest
 
 from dragonfly.cli.main import run
+from dragonfly.model.provision import TERMINAL
 
 TOKEN = "df_test"
 
@@ -23,6 +24,8 @@ class Request(NamedTuple):
     query: dict[str, str]
     headers: dict[str, str]
     body: Any
+    names: list[str] = []
+    """All of `?name=`."""
 
 
 class Reply(NamedTuple):
@@ -47,7 +50,7 @@ class FakeSwarm:
         self.requests: list[Request] = []
         self.faults: deque[str | Reply] = deque()
         self.script: deque[dict[str, Any]] = deque()
-        """Statuses that a provision goes through, one each time that it is read."""
+        """Statuses that the provisions go through, told by the feed in turns."""
         self.answers: dict[str, Reply] = {}
         """Fixed answers by `METHOD path`."""
         self.seen = threading.Condition()
@@ -119,7 +122,8 @@ class FakeSwarm:
     def _route(self, request: Request, path: list[str]) -> Reply:
         match request.method, path:
             case "GET", ["events"]:
-                text = self.streams.popleft() if self.streams else ""
+                follows = request.query.get("snapshot") == "true" and not self.streams
+                text = self._told(request) if follows else self.streams.popleft() if self.streams else ""
                 return Reply(200, text.encode(), {"Content-Type": "text/event-stream"})
             case "GET", [kind] if kind in self.objects:
                 return self._list(kind, request.query)
@@ -152,6 +156,24 @@ class FakeSwarm:
                 return refused or Reply(204)
         return missing(request.path)
 
+    def _told(self, request: Request) -> str:
+        """The state, to who has none yet, and then what the script says; the connection ends after it."""
+        kind = request.query["kind"]
+        objects = [item for name, item in self.objects[f"{kind.lower()}s"].items() if name in request.names]
+        text = [ping(self.revision)]
+        if "last-event-id" not in request.headers:
+            text = [ping(self.revision, snapshot="begins", position=False)]
+            text += [told("created", item, self.revision, position=False) for item in objects]
+            text += [ping(self.revision, snapshot="complete")]
+        provisions = objects if kind == "Provision" else []
+        while self.script and (running := [i for i in provisions if i["status"]["phase"] not in TERMINAL]):
+            for item in running[: len(self.script)]:
+                self.revision += 1
+                item["status"] = self.script.popleft()
+                item["metadata"]["revision"] = self.revision
+                text.append(told("updated", item, self.revision))
+        return "".join(text)
+
     def _checked(self, request: Request, kind: str, name: str) -> Reply | None:
         if name not in self.objects[kind]:
             return missing(name)
@@ -163,10 +185,6 @@ class FakeSwarm:
         item = self.objects[kind].get(name)
         if item is None:
             return missing(name)
-        if kind == "provisions" and self.script:
-            self.revision += 1
-            item["status"] = self.script.popleft()
-            item["metadata"]["revision"] = self.revision
         return Reply(200, item)
 
     def _list(self, kind: str, query: dict[str, str]) -> Reply:
@@ -191,10 +209,16 @@ def problem(
     return Reply(status, body | ({"errors": list(errors)} if errors else {}), headers or {})
 
 
-def told(change: str, document: dict[str, Any], revision: int) -> str:
+def ping(revision: int, *, position: bool = True, **said: Any) -> str:
+    tail = f"\nid: {revision}" if position else ""
+    return f"event: ping\ndata: {json.dumps({'revision': revision, **said})}{tail}\nretry: 1\n\n"
+
+
+def told(change: str, document: dict[str, Any], revision: int, *, position: bool = True) -> str:
     """A change as the feed tells it."""
     data = {"revision": revision, "type": change, "kind": document["kind"], "name": document["metadata"]["name"]}
-    return f"event: {change}\ndata: {json.dumps({**data, 'object': document})}\nid: {revision}\n\n"
+    tail = f"\nid: {revision}" if position else ""
+    return f"event: {change}\ndata: {json.dumps({**data, 'object': document})}{tail}\n\n"
 
 
 def missing(name: str) -> Reply:
@@ -210,9 +234,12 @@ def _handler(swarm: FakeSwarm) -> type[BaseHTTPRequestHandler]:
             length = int(self.headers.get("Content-Length", 0))
             raw = self.rfile.read(length)
             url = urlsplit(self.path)
-            query = {key: values[-1] for key, values in parse_qs(url.query).items()}
+            given = parse_qs(url.query)
+            query = {key: values[-1] for key, values in given.items()}
             headers = {key.lower(): value for key, value in self.headers.items()}
-            request = Request(self.command, url.path, query, headers, json.loads(raw) if raw else None)
+            request = Request(
+                self.command, url.path, query, headers, json.loads(raw) if raw else None, given.get("name", [])
+            )
             with swarm.seen:
                 reply = self._reply(request)
                 swarm.requests.append(request)

@@ -2,6 +2,8 @@ from typing import Any
 
 import pytest
 
+from tests.unit.cli.conftest import ping, told
+
 ULID = "01JD0000000000000000000009"
 POST = "/api/v1/machines/m-1/power"
 
@@ -61,22 +63,19 @@ def test_a_result_that_a_later_action_replaced_is_lost(swarm: Any, at_swarm: Any
     assert "another power action" in done.err
 
 
-def test_a_replica_that_dies_meanwhile_is_waited_out(
-    swarm: Any, at_swarm: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("dragonfly.cli.client.PATIENCE", 0.01)
+def test_a_replica_that_dies_meanwhile_is_waited_out(swarm: Any, at_swarm: Any) -> None:
     accept(swarm)
-    swarm.machine("m-1", lastPowerAction=result(succeeded=True))
-    looks = iter([False, True])
+    machine = swarm.machine("m-1", lastPowerAction={})
+    swarm.faults.append(None)
+    swarm.lose(carried_out=False)
+    swarm.streams.append(ping(101) + told("updated", machine, 102))
+    done = {**machine, "status": {"lastPowerAction": result(succeeded=True)}}
+    swarm.streams.append(ping(102) + told("updated", done, 103))
 
-    def pause(_self: object, _seconds: float) -> None:
-        if next(looks, False):
-            swarm.answers.pop("GET /api/v1/machines/m-1")
+    ended = at_swarm("power", "m-1", "cycle", "--wait")
 
-    monkeypatch.setattr("dragonfly.cli.session.Session.pause", pause)
-    swarm.reply("GET /api/v1/machines/m-1", 200, {"status": {}})
-
-    assert at_swarm("power", "m-1", "cycle", "--wait").code == 0
+    assert (ended.code, ended.out) == (0, "machine m-1: cycle done\n")
+    assert ended.err.endswith("; still waiting\n")
 
 
 def test_a_refusal_is_told(swarm: Any, at_swarm: Any) -> None:

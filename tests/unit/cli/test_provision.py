@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 
+from tests.unit.cli.conftest import CREATED, ping, told
+
+RESET = 'event: reset\ndata: {{"revision":{},"reason":"{}"}}\n\n'
 RUNNING = {"phase": "Running", "progress": 40, "currentAction": "write-image"}
 SUCCEEDED = {"phase": "Succeeded", "progress": 100}
 FAILED = {
@@ -15,6 +18,12 @@ FAILED = {
     "progress": 40,
     "error": {"reason": "ActionFailed", "message": "write-image exited with 1"},
 }
+
+
+def provision(status: dict[str, Any]) -> dict[str, Any]:
+    """The first one that is asked for, as it is in that status."""
+    metadata = {"name": "01JD0000000000000000000000", "createdAt": CREATED}
+    return {"kind": "Provision", "metadata": metadata, "spec": {"machine": "m-1"}, "status": status}
 
 
 def test_a_provision_is_asked_for_once_and_named(swarm: Any, at_swarm: Any) -> None:
@@ -108,6 +117,7 @@ def test_wait_shows_each_step_and_ends_with_the_result(swarm: Any, at_swarm: Any
     assert done.code == 0
     assert done.out == "m-1: provision 01JD0000000000000000000000 Succeeded\n"
     assert done.err.splitlines() == [
+        "m-1: 0% Pending",
         "m-1: 0% Starting",
         "m-1: 40% Running, write-image",
         "m-1: 100% Succeeded",
@@ -146,7 +156,7 @@ def test_waiting_outlives_replicas_that_die(swarm: Any, at_swarm: Any) -> None:
 
     assert done.code == 0
     assert len(swarm.objects["provisions"]) == 1
-    assert "the provision goes on, still waiting" in done.err
+    assert "; still waiting\n" in done.err
 
 
 def test_waiting_gives_up_when_nobody_answers_for_long(
@@ -160,16 +170,87 @@ def test_waiting_gives_up_when_nobody_answers_for_long(
     assert at_swarm("provision", "m-1", "t", "--wait").code == 5
 
 
-def test_an_older_answer_takes_nothing_back(swarm: Any, at_swarm: Any) -> None:
+def test_a_replica_that_is_behind_takes_nothing_back(swarm: Any, at_swarm: Any) -> None:
     swarm.machine("m-1")
-    swarm.script.extend([RUNNING, SUCCEEDED])
-    old = {"kind": "Provision", "metadata": {"name": "x", "revision": 1}, "spec": {}, "status": {"phase": "Pending"}}
-    swarm.faults.extend([None, None])
-    swarm.faults.append(type("Reply", (), {"status": 200, "body": old, "headers": {}})())
+    running, old, succeeded = (provision(status) for status in (RUNNING, {"phase": "Pending"}, SUCCEEDED))
+    swarm.streams.append(ping(150) + told("updated", running, 200))
+    swarm.streams.append(RESET.format(180, "future") + told("created", old, 180) + told("updated", succeeded, 201))
 
     done = at_swarm("provision", "m-1", "t", "--wait")
 
     assert done.err.splitlines() == ["m-1: 40% Running, write-image", "m-1: 100% Succeeded"]
+
+
+def test_waiting_follows_the_feed_and_asks_for_nothing_else(swarm: Any, at_swarm: Any) -> None:
+    """P9: the state that it is told first has what it asked for, whichever replica tells."""
+    swarm.machine("m-1")
+    swarm.machine("m-2")
+    swarm.script.extend([RUNNING, RUNNING, SUCCEEDED, SUCCEEDED])
+
+    assert at_swarm("provision", "m-1", "m-2", "t", "--wait", "--yes").code == 0
+
+    *asked, followed = swarm.requests
+    assert [request.method for request in asked] == ["POST", "POST"]
+    assert (followed.path, followed.query["kind"], followed.query["snapshot"]) == (
+        "/api/v1/events",
+        "Provision",
+        "true",
+    )
+    assert followed.names == ["01JD0000000000000000000000", "01JD0000000000000000000001"]
+    assert int(followed.query["minRevision"]) == 104
+
+
+def test_waiting_goes_on_where_a_stream_broke_off(swarm: Any, at_swarm: Any) -> None:
+    swarm.machine("m-1")
+    swarm.streams.append(ping(150) + told("updated", provision(RUNNING), 200))
+    swarm.streams.append(ping(200) + told("updated", provision(SUCCEEDED), 201))
+
+    assert at_swarm("provision", "m-1", "t", "--wait").code == 0
+
+    followed = [request for request in swarm.requests if request.path == "/api/v1/events"]
+    assert [request.headers.get("last-event-id") for request in followed[:2]] == [None, "200"]
+
+
+def test_waiting_begins_anew_after_a_reset(swarm: Any, at_swarm: Any) -> None:
+    swarm.machine("m-1")
+    swarm.streams.append(ping(150) + told("updated", provision(RUNNING), 200))
+    state = told("created", provision(SUCCEEDED), 300, position=False) + ping(300)
+    swarm.streams.append(RESET.format(300, "compacted") + state)
+
+    assert at_swarm("provision", "m-1", "t", "--wait").code == 0
+
+
+def test_another_etcd_counts_from_its_own_beginning(swarm: Any, at_swarm: Any) -> None:
+    swarm.machine("m-1")
+    swarm.streams.append(ping(150) + told("updated", provision(RUNNING), 200))
+    state = told("created", provision(SUCCEEDED), 30, position=False) + ping(30)
+    swarm.streams.append(RESET.format(30, "other-etcd") + state)
+
+    assert at_swarm("provision", "m-1", "t", "--wait").code == 0
+
+
+@pytest.mark.parametrize("last", ["deleted", "missing after a reset"])
+def test_what_is_gone_is_not_waited_for(swarm: Any, at_swarm: Any, last: str) -> None:
+    swarm.machine("m-1")
+    gone = told("deleted", provision(RUNNING), 300) if last == "deleted" else RESET.format(300, "compacted") + ping(300)
+    swarm.streams.append(gone)
+
+    done = at_swarm("provision", "m-1", "t", "--wait")
+
+    assert (done.code, done.err) == (3, "dragonfly: there is no provision 01JD0000000000000000000000 any more\n")
+
+
+def test_more_names_than_one_address_takes_are_followed_by_more_streams(swarm: Any, at_swarm: Any) -> None:
+    names = [f"m-{number}" for number in range(250)]
+    for name in names:
+        swarm.machine(name)
+    swarm.refuse("POST /api/v1/machines/m-9/provision", 409, "machine-locked", "m-9 is locked by ada: disk")
+    swarm.script.extend([SUCCEEDED] * 249)
+
+    assert at_swarm("provision", *names, "t", "--wait", "--yes").code == 4
+
+    followed = [request.names for request in swarm.requests if request.path == "/api/v1/events"]
+    assert {len(asked) for asked in followed} == {200, 49}
 
 
 def test_a_timeout_has_a_code_of_its_own_and_says_that_it_goes_on(swarm: Any, at_swarm: Any) -> None:
@@ -200,7 +281,7 @@ def test_more_provisions_than_rows_are_told_in_one_line(
 
 
 def test_waiting_says_once_why_nothing_happens(swarm: Any, at_swarm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dragonfly.cli.waiting._QUIET", -1.0)
+    monkeypatch.setattr("dragonfly.cli.waiting.QUIET", -1.0)
     swarm.machine("m-1", owner="", cluster={"reachable": False, "since": "2026-01-01T00:00:00Z"})
     swarm.script.extend([{"phase": "Pending"}, {"phase": "Pending"}, SUCCEEDED])
 
@@ -253,9 +334,8 @@ def test_ctrl_c_leaves_the_provision_and_says_how_to_stop_it(swarm: Any) -> None
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        path = "/api/v1/provisions/01JD0000000000000000000000"
         with swarm.seen:
-            looked = swarm.seen.wait_for(lambda: swarm.count("GET", path) >= 2, timeout=30)
+            looked = swarm.seen.wait_for(lambda: swarm.count("GET", "/api/v1/events") >= 2, timeout=30)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=30)
 
@@ -274,10 +354,10 @@ def test_a_terminal_gets_a_bar_with_the_action_and_the_time_left(
     swarm.machine("m-1")
     swarm.script.extend([{**RUNNING, "eta": "2999-01-01T00:00:00Z"}, SUCCEEDED])
     shown: list[str] = []
-    monkeypatch.setattr("dragonfly.cli.waiting.Progress.update", lambda _s, _t, **f: shown.append(f["activity"]))
+    monkeypatch.setattr("dragonfly.cli.progress.Progress.update", lambda _s, _t, **f: shown.append(f["activity"]))
 
     assert at_swarm("provision", "m-1", "t", "--wait").code == 0
 
-    assert shown[0].startswith("Running, write-image, ")
-    assert shown[0].endswith("y left")
+    assert shown[1].startswith("Running, write-image, ")
+    assert shown[1].endswith("y left")
     assert shown[-1] == "Succeeded"
