@@ -56,7 +56,7 @@ class Witness:
         self._follower = follow.Follower(self.store, self.store.gateway, self.mirror, jitter=random.random)
         self._shards = shards
         self._digests: dict[int, list[int]] = {}
-        self._hashes: dict[tuple[object, ...], int] = {}
+        self._known: dict[tuple[object, ...], tuple[int, ...]] = {}
         self.skipped = 0
 
     async def __aenter__(self) -> Self:
@@ -85,14 +85,24 @@ class Witness:
 
     def _note(self, *, fresh: bool) -> None:
         self.skipped += fresh and bool(self._digests)
-        shown = [(s, self._hash(s)) for s in Composer(self.mirror, self._shards).all()]
-        self._digests[self.mirror.revision] = [_all(h for s, h in shown if lens.view.shows(s)) for lens in LENSES]
+        state = [0] * len(LENSES)
+        for shown in Composer(self.mirror, self._shards).all():
+            for lens, found in enumerate(self._seen_through(shown)):
+                state[lens] ^= found
+        self._digests[self.mirror.revision] = state
 
-    def _hash(self, shown: Shown) -> int:
+    def _seen_through(self, shown: Shown) -> tuple[int, ...]:
+        """The hash of an object for each lens; 0 where the lens does not show it."""
         known = (*shown.ref, shown.version)
-        if known not in self._hashes:
-            self._hashes[known] = content(*shown.ref, msgspec.json.decode(shown.json()))
-        return self._hashes[known]
+        if known not in self._known:
+            found = content(*shown.ref, msgspec.json.decode(shown.json()))
+            self._known[known] = tuple(found if lens.view.shows(shown) else 0 for lens in LENSES)
+        return self._known[known]
+
+    @property
+    def revisions(self) -> int:
+        """How many revisions it has seen."""
+        return len(self._digests)
 
 
 class _Store(EtcdStore):
@@ -139,10 +149,12 @@ class Checker:
         self.broken: list[str] = []
         self.resets: list[str] = []
         self.connections = 0
+        self.changes = 0
         self._coalesced = number % 4 == 3
         self._random = random.Random(number)
         self._position = start
         self._objects: dict[tuple[str, str], int] = {}
+        self._digest = 0
         query = LENSES[self.lens].query | ({"coalesce": True} if self._coalesced else {})
         self.follower = EachId(query, said=self._take)
 
@@ -184,23 +196,25 @@ class Checker:
             if event.type == "reset":
                 self.resets.append(event.name)
                 self._objects.clear()
+                self._digest = 0
                 self._position = 0
             else:
                 self._apply(event, position)
         self._position = position
-        self.told.append(Told(position, _all(self._objects.values())))
+        self.told.append(Told(position, self._digest))
 
     def _apply(self, event: Event, position: int) -> None:
+        self.changes += 1
         ref = (event.kind, event.name)
         if not self._position < event.revision <= position:
             self.broken.append(f"{event.type} {ref} of {event.revision} between {self._position} and {position}")
         if (event.type == "created") == (ref in self._objects):
             there = "there" if ref in self._objects else "not there"
             self.broken.append(f"{event.type} {ref} at {event.revision}, which is {there}")
-        if event.type == "deleted":
-            self._objects.pop(ref, None)
-        else:
+        self._digest ^= self._objects.pop(ref, 0)
+        if event.type != "deleted":
             self._objects[ref] = content(*ref, event.object)
+            self._digest ^= self._objects[ref]
 
 
 def digest(documents: Sequence[Any]) -> int:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from hypothesis import strategies as st
 
 from dragonfly.feed.shown import Composer, Ref, Shown
-from dragonfly.feed.view import Filter, View
+from dragonfly.feed.view import Filter, View, everything
 from dragonfly.model.cluster import Cluster, ClusterSpec
 from dragonfly.model.machine import InstalledOs, Interface, Machine, MachineSpec, Observed
 from dragonfly.model.power import PowerRequest
@@ -132,11 +132,17 @@ OPENING: Sequence[Sequence[Write]] = [
 ]
 """How each history begins, so that what is drawn has something to change."""
 
+
+def _of_fra(shown: Shown) -> bool:
+    """What a client may see that is not let see everything."""
+    return shown.labels.get("site") == "fra"
+
+
 commits = st.lists(_writes, min_size=1, max_size=4, unique_by=lambda write: write.key)
 """The writes of one transaction."""
 
 views = st.builds(
-    lambda kinds, names, selector, tags, phase, cluster, machine: View(
+    lambda kinds, names, selector, tags, phase, cluster, machine, may_see: View(
         Filter(
             kinds=kinds,
             names=names,
@@ -147,7 +153,8 @@ views = st.builds(
                 for name, values in (("phase", phase), ("cluster", cluster), ("machine", machine))
                 if values
             ),
-        )
+        ),
+        may_see,
     ),
     st.sampled_from((frozenset(), frozenset({"Machine"}), frozenset({"Machine", "Provision"}))),
     st.sampled_from((frozenset(), frozenset({"m-1", "m-101A"}))),
@@ -156,6 +163,7 @@ views = st.builds(
     st.sampled_from((frozenset(), frozenset({"Available", "Running"}))),
     st.sampled_from((frozenset(), frozenset({"far"}))),
     st.sampled_from((frozenset(), frozenset(), frozenset({"m-1", "m-2"}))),
+    st.sampled_from((everything, _of_fra)),
 )
 
 
