@@ -1,11 +1,13 @@
 import socket
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from dragonfly.cli.client import Client
 from dragonfly.cli.errors import ApiError, CliError, Exit
+from dragonfly.client.calls import read
 
 
 @pytest.fixture
@@ -223,3 +225,35 @@ def test_nobody_there_is_unreachable_after_the_patience() -> None:
             client.get("machines")
 
     assert caught.value.exit_code == Exit.UNREACHABLE
+
+
+def test_an_endless_answer_ends_when_somebody_else_hangs_up() -> None:
+    """Who waits ends its stream, which may have nothing to say for a while."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        client = Client(f"http://127.0.0.1:{server.getsockname()[1]}", "df_test")
+        said: list[bytes] = []
+        ways: list[Callable[[], None]] = []
+        first = threading.Event()
+
+        def follow() -> None:
+            try:
+                for data in client.stream(read("events"), opened=ways.append):
+                    said.append(data)
+                    first.set()
+            except CliError:
+                pass
+
+        following = threading.Thread(target=follow)
+        following.start()
+        connection, _ = server.accept()
+        with connection:
+            connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\n:\n\n\r\n")
+            assert first.wait(20)
+            (hang_up,) = ways
+            hang_up()
+            following.join(20)
+            assert not following.is_alive()
+            hang_up()  # once more does no harm
+        client.close()
+
+    assert said == [b":\n\n"]
