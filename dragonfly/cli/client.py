@@ -84,7 +84,7 @@ class Client:
 
     def get(self, *path: str, query: Query | None = None) -> Answer:
         """Read; what this client wrote before is in the answer, whichever replica gives it (P9)."""
-        reading = {"minRevision": self.written} | dict(query or {})
+        reading = {"minRevision": self._written or None} | dict(query or {})
         return self._send("GET", _target(path, reading))
 
     def post(self, *path: str, body: Any = None) -> Answer:
@@ -104,9 +104,9 @@ class Client:
             raise again.error from again
 
     @property
-    def written(self) -> int | None:
-        """The revision that this client's last write became visible at; None if it has written nothing."""
-        return self._written or None
+    def written(self) -> int:
+        """The revision that this client's last write became visible at; 0 if it has written nothing."""
+        return self._written
 
     def stream(
         self, request: Request, *, opened: Callable[[Callable[[], None]], None] = lambda _: None

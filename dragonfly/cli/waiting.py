@@ -173,12 +173,12 @@ class _Following:
             hang_up()
 
     def _follow(self, kind: Kind, names: Sequence[str]) -> None:
+        follower = Follower({"kind": kind.singular.capitalize(), "name": names}, snapshot=True)
         # What this command has written must be in the state that it is told first, whichever replica tells it.
-        query = {"kind": kind.singular.capitalize(), "name": names, "minRevision": self._session.client.written}
-        follower = Follower(query, snapshot=True)
+        written = self._session.client.written
         while not self._stopped.is_set():
             try:
-                for data in self._session.client.stream(follower.request(), opened=self._opened):
+                for data in self._session.client.stream(follower.request(at_least=written), opened=self._opened):
                     self._news.put(_Told(names, follower.take(data)))
             except Exception as error:  # raised where it is waited for
                 self._news.put(_Away(error))
