@@ -20,7 +20,7 @@ _ARGUMENTS: Final = """
 Open = Callable[[], Page]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # while it lives, its own event loop counts as running: no async test may come
 def chromium() -> Iterator[Browser]:
     program = shutil.which("chromium")
     assert program, "there is no chromium: scripts/ensure-test-programs installs it"
