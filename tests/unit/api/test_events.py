@@ -300,7 +300,7 @@ async def test_a_token_that_is_no_longer_good_ends_its_streams(
         assert await stream.rest() == []
 
 
-@pytest.mark.parametrize("why", ["refused", "behind"])
+@pytest.mark.parametrize("why", ["refused", "behind", "behind, then refused"])
 async def test_who_reads_a_snapshot_slowly_keeps_nothing_alive_and_is_told_nothing_that_is_not_so(
     replica: Replica, url: str, monkeypatch: pytest.MonkeyPatch, why: str
 ) -> None:
@@ -320,18 +320,22 @@ async def test_who_reads_a_snapshot_slowly_keeps_nothing_alive_and_is_told_nothi
     async with Stream(url, snapshot="true") as stream, asyncio.timeout(PATIENCE):
         await sent.wait()
         (one,) = replica.streams._open
+        turned_away = replica.clock.monotonic() + replica.streams.heartbeat
         if why == "refused":
             monkeypatch.setattr(one, "_welcome", lambda: False)
-            one.look(replica.clock.monotonic() + replica.streams.heartbeat)
+            one.look(turned_away)
         for number in range(10, 20):
             await replica.machine(f"m-{number}", mac(number), userData="x" * 60_000)
         one.look(replica.clock.monotonic())
         assert one._subscription is not None
         assert one._subscription._cursor.node is replica.feed.history.last
+        if why == "behind, then refused":
+            monkeypatch.setattr(one, "_welcome", lambda: False)
+            one.look(turned_away)
         go_on.set()
         told = await stream.rest()
 
-    assert one._ended == why
+    assert one._ended == why.rpartition(" ")[2]
     names = [event.data["name"] for event in told if event.event == "created"]
     assert (len(names) == 10, told[-1].data.get("snapshot") == "complete") == (why == "behind", why == "behind")
     assert len([event for event in told if event.id is not None]) == (why == "behind")
