@@ -175,7 +175,8 @@ class Slow:
         self.answered = asyncio.Event()
         self.began = asyncio.Event()
         self.ending = asyncio.Event()
-        self.twins = SimpleNamespace(trouble="it is being connected", reachable=False)
+        self.trouble = "it is being connected"
+        self.twins = SimpleNamespace(trouble=self.trouble, reachable=False)
         self.queue = SimpleNamespace(depth=0)
         self.controller = self.guard = self.connection = self
         self.state = None
