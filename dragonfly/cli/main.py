@@ -36,6 +36,12 @@ class Dragonfly(TopicGroup):
             "server": Entry(f"{_HERE}.server", "server", "Run one replica"),
             "demo": Entry(f"{_HERE}.demo", "demo", "Run a whole swarm on this computer, touching no hardware"),
         },
+        "This host": {
+            "install": Entry(
+                f"{_HERE}.install", "install_command", "Make this host a server, with all that a swarm needs"
+            ),
+            "uninstall": Entry(f"{_HERE}.uninstall", "uninstall_command", "Take back what was installed here"),
+        },
         "Shell": {
             "completion": Entry(f"{_HERE}.completion", "completion", "Print completion for bash, zsh or fish"),
         },

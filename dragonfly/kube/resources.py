@@ -72,6 +72,20 @@ ADMISSION_POLICY_BINDING: Final = Resource(
     "ValidatingAdmissionPolicyBinding",
     namespaced=False,
 )
+# What `dragonfly install` puts into a cluster, and looks at there.
+NODE: Final = Resource("", "v1", "nodes", "Node", namespaced=False)
+SERVICE: Final = Resource("", "v1", "services", "Service")
+SERVICE_ACCOUNT: Final = Resource("", "v1", "serviceaccounts", "ServiceAccount")
+DAEMON_SET: Final = Resource("apps", "v1", "daemonsets", "DaemonSet")
+DISRUPTION_BUDGET: Final = Resource("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget")
+NETWORK_POLICY: Final = Resource("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy")
+ROLE: Final = Resource("rbac.authorization.k8s.io", "v1", "roles", "Role")
+ROLE_BINDING: Final = Resource("rbac.authorization.k8s.io", "v1", "rolebindings", "RoleBinding")
+CLUSTER_ROLE: Final = Resource("rbac.authorization.k8s.io", "v1", "clusterroles", "ClusterRole", namespaced=False)
+CLUSTER_ROLE_BINDING: Final = Resource(
+    "rbac.authorization.k8s.io", "v1", "clusterrolebindings", "ClusterRoleBinding", namespaced=False
+)
+HELM_CHART: Final = Resource("helm.cattle.io", "v1", "helmcharts", "HelmChart")
 
 KNOWN: Final = (
     HARDWARE,
@@ -87,6 +101,17 @@ KNOWN: Final = (
     CRD,
     ADMISSION_POLICY,
     ADMISSION_POLICY_BINDING,
+    NODE,
+    SERVICE,
+    SERVICE_ACCOUNT,
+    DAEMON_SET,
+    DISRUPTION_BUDGET,
+    NETWORK_POLICY,
+    ROLE,
+    ROLE_BINDING,
+    CLUSTER_ROLE,
+    CLUSTER_ROLE_BINDING,
+    HELM_CHART,
 )
 _BY_TYPE: Final = {(resource.api_version, resource.kind): resource for resource in KNOWN}
 

@@ -1,0 +1,253 @@
+"""The cluster that an installation makes, as its admin sees it: objects put there, looked at, waited for, taken out."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from dragonfly.install.execution import StepFailed
+from dragonfly.install.steps import Gone
+from dragonfly.kube.channel import Limits
+from dragonfly.kube.connection import Connection
+from dragonfly.kube.credentials import Kubeconfig
+from dragonfly.kube.errors import KubeError, NotFound, Unreachable
+from dragonfly.kube.resources import DEPLOYMENT, NODE, SERVICE, Object, Ref, ref_of
+
+Say = Callable[[str], None]
+
+_LIMITS: Final = Limits(qps=50, burst=50, in_flight=8, deadline=15.0, attempts=1)
+_PAUSE: Final = 0.5
+_APPLY_SECONDS: Final = 180
+"""For types that k3s's own controllers bring a while after the API server is there."""
+_DELETE_SECONDS: Final = 120
+_ETCD_ROLE: Final = "node-role.kubernetes.io/etcd"
+
+
+class Cluster:
+    """Each call has a connection of its own: between two, k3s may be another."""
+
+    def __init__(self, kubeconfig: Path) -> None:
+        self._kubeconfig = kubeconfig
+
+    @property
+    def is_known(self) -> bool:
+        """Whether there is a way to it at all."""
+        return self._kubeconfig.exists()
+
+    @asynccontextmanager
+    async def _open(self) -> AsyncIterator[Connection]:
+        async with Connection(Kubeconfig((self._kubeconfig,)), _LIMITS) as kube:
+            yield kube
+
+    def node_problem(self, hostname: str) -> str:
+        """Return why this host is no ready node yet; empty if it is."""
+        return asyncio.run(self._node_problem(hostname))
+
+    async def _node_problem(self, hostname: str) -> str:
+        if not self.is_known:
+            return "k3s has no API server yet"
+        try:
+            async with self._open() as kube:
+                node = await kube.get(Ref(NODE, "", hostname))
+        except NotFound:
+            return "the API server answers, and the node is not registered yet"
+        except KubeError as error:
+            return f"the API server does not answer: {error.message}"
+        conditions = {one["type"]: one for one in node.get("status", {}).get("conditions", ())}
+        ready = conditions.get("Ready", {})
+        return "" if ready.get("status") == "True" else f"the node is not ready: {ready.get('message', 'no word yet')}"
+
+    def has(self, objects: Iterable[Object]) -> bool:
+        """Whether the cluster has them as they are."""
+        return self.is_known and asyncio.run(self._has(list(objects)))
+
+    async def _has(self, objects: list[Object]) -> bool:
+        try:
+            async with self._open() as kube:
+                for obj in objects:
+                    live = await kube.get(ref_of(obj))
+                    if _essence(await kube.apply(obj, force=True, dry_run=True)) != _essence(live):
+                        return False
+        except KubeError:
+            return False
+        return True
+
+    def apply(self, objects: Iterable[Object], say: Say) -> None:
+        """Put them there.
+
+        Raises:
+            StepFailed: the API server refuses one, or does not answer.
+        """
+        asyncio.run(self._apply(list(objects), say))
+
+    async def _apply(self, objects: list[Object], say: Say) -> None:
+        async with self._open() as kube:
+            deadline = time.monotonic() + _APPLY_SECONDS
+            for obj in objects:
+                await self._apply_one(kube, obj, deadline, say)
+
+    async def _apply_one(self, kube: Connection, obj: Object, deadline: float, say: Say) -> None:
+        name = f"{obj['kind']} {obj['metadata']['name']}"
+        while True:
+            try:
+                await kube.apply(obj, force=True)
+            except (NotFound, Unreachable) as error:
+                if time.monotonic() > deadline:
+                    raise StepFailed(f"{name}: {error.message}") from error
+                say(f"{name}: {error.message}")
+                await asyncio.sleep(_PAUSE)
+            except KubeError as error:
+                raise StepFailed(f"{name} is refused: {error.message}") from error
+            else:
+                say(name)
+                return
+
+    def get(self, ref: Ref) -> Object | None:
+        """Return an object; None if it is not there.
+
+        Raises:
+            StepFailed: the API server does not answer.
+        """
+        return asyncio.run(self._get(ref))
+
+    async def _get(self, ref: Ref) -> Object | None:
+        try:
+            async with self._open() as kube:
+                return await kube.get(ref)
+        except NotFound:
+            return None
+        except KubeError as error:
+            raise StepFailed(f"{ref} cannot be read: {error.message}") from error
+
+    def patch(self, ref: Ref, body: Mapping[str, Any]) -> bool:
+        """Merge into an object, and return whether it is there.
+
+        Raises:
+            StepFailed: the API server refuses it, or does not answer.
+        """
+
+        async def patched() -> bool:
+            try:
+                async with self._open() as kube:
+                    await kube.patch(ref, body)
+            except NotFound:
+                return False
+            except KubeError as error:
+                raise StepFailed(f"{ref} cannot be changed: {error.message}") from error
+            return True
+
+        return asyncio.run(patched())
+
+    def delete(self, names: Iterable[Gone]) -> str:
+        """Delete objects and wait until they are gone; return a remark if that can't be told."""
+        return asyncio.run(self._delete([_ref(name) for name in names])) if self.is_known else ""
+
+    async def _delete(self, refs: list[Ref]) -> str:
+        deadline = time.monotonic() + _DELETE_SECONDS
+        try:
+            async with self._open() as kube:
+                for ref in refs:
+                    while await _is_there(kube, ref):
+                        if time.monotonic() > deadline:
+                            return f"{ref} was not gone within {_DELETE_SECONDS} s"
+                        await asyncio.sleep(_PAUSE)
+        except KubeError as error:
+            return f"the cluster does not answer, so what was in it was left there: {error.message}"
+        return ""
+
+    def etcd_addresses(self) -> tuple[str, ...]:
+        """Return the addresses of the servers with a member of k3s's etcd, in order.
+
+        Raises:
+            StepFailed: the API server does not answer.
+        """
+        return tuple(_internal_address(node) for node in self._nodes({_ETCD_ROLE: "true"}))
+
+    def labelled_addresses(self, label: str, value: str) -> tuple[str, ...]:
+        """Return the addresses of the nodes with a label, in order.
+
+        Raises:
+            StepFailed: the API server does not answer.
+        """
+        return tuple(_internal_address(node) for node in self._nodes({label: value}))
+
+    def _nodes(self, labels: Mapping[str, str]) -> list[Object]:
+        async def listed() -> list[Object]:
+            try:
+                async with self._open() as kube:
+                    selector = ",".join(f"{key}={value}" for key, value in labels.items())
+                    found = await kube.list(NODE, "", label_selector=selector)
+            except KubeError as error:
+                raise StepFailed(f"the nodes cannot be listed: {error.message}") from error
+            return sorted(found.items, key=lambda node: str(node["metadata"]["name"]))
+
+        return asyncio.run(listed())
+
+    def rollout_problem(self, namespace: str, name: str) -> str:
+        """Return why a Deployment is not rolled out yet; empty if it is."""
+        try:
+            found = self.get(Ref(DEPLOYMENT, namespace, name))
+        except StepFailed as error:
+            return str(error)
+        return f"Deployment {name} is not there" if found is None else rollout_problem(found)
+
+    def service_address(self, namespace: str, name: str) -> str:
+        """Return where the load balancer serves a Service; empty if it does not yet."""
+        try:
+            found = self.get(Ref(SERVICE, namespace, name))
+        except StepFailed:
+            return ""
+        ingress = (found or {}).get("status", {}).get("loadBalancer", {}).get("ingress") or [{}]
+        return str(ingress[0].get("ip") or ingress[0].get("hostname") or "")
+
+
+def rollout_problem(deployment: Object) -> str:
+    """Return what `kubectl rollout status` would wait for; empty if for nothing. Pure."""
+    status, wanted = deployment.get("status", {}), deployment["spec"].get("replicas", 1)
+    if status.get("observedGeneration", 0) < deployment["metadata"].get("generation", 0):
+        return "the change was not noticed yet"
+    for condition in status.get("conditions", ()):
+        if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
+            return f"pods cannot be made: {condition.get('message', '')}"
+    updated, ready = status.get("updatedReplicas", 0), status.get("readyReplicas", 0)
+    if updated < wanted:
+        return f"{updated} of {wanted} replicas are new"
+    if status.get("replicas", 0) > updated:
+        return "a former replica still runs"
+    return "" if ready >= wanted else f"{ready} of {wanted} replicas are ready"
+
+
+def _ref(gone: Gone) -> Ref:
+    return ref_of(
+        {
+            "apiVersion": gone.api_version,
+            "kind": gone.kind,
+            "metadata": {"namespace": gone.namespace, "name": gone.name},
+        }
+    )
+
+
+async def _is_there(kube: Connection, ref: Ref) -> bool:
+    """Ask for its deletion; return whether something of it is there still."""
+    try:
+        await kube.delete(ref)
+    except NotFound:
+        return False
+    return True
+
+
+def _essence(obj: Object) -> Object:
+    """Return an object without what differs from one look to the next."""
+    metadata = {
+        key: value
+        for key, value in obj["metadata"].items()
+        if key not in {"managedFields", "resourceVersion", "generation"}
+    }
+    return obj | {"metadata": metadata}
+
+
+def _internal_address(node: Object) -> str:
+    addresses = node.get("status", {}).get("addresses", ())
+    return next((one["address"] for one in addresses if one["type"] == "InternalIP"), "")

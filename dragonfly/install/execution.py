@@ -1,0 +1,144 @@
+"""Carries a plan out, and takes it back: the order of things and nothing else. `hands` do the work.
+
+Invariant: for every step that has touched anything, the journal has what takes it back, made before the first touch. It
+holds at any moment, so a crash anywhere leaves something that a second call goes on with, and that uninstalling undoes.
+"""
+
+from collections.abc import Callable
+from typing import Final, Literal, Protocol
+
+import msgspec
+
+from dragonfly.install.journal import Journal, Record
+from dragonfly.install.steps import Action, Plan, Step, Undo, in_words, is_data
+
+SELF_TEST: Final = "self-test"
+
+
+class StepFailed(Exception):
+    """A step could not be done; the message says why, and `remedy` what may help."""
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        self.remedy = remedy
+        super().__init__(message)
+
+
+class Stopped(Exception):
+    """An installation stopped at a step; all before it stand."""
+
+    def __init__(self, step: Step, reason: StepFailed, standing: tuple[Step, ...], missing: tuple[Step, ...]) -> None:
+        self.step = step
+        self.reason = reason
+        self.standing = standing
+        self.missing = missing
+        super().__init__(f"{step.title}: {reason}")
+
+
+class Event(msgspec.Struct, frozen=True, omit_defaults=True, rename="camel"):
+    """Something to tell while it goes on."""
+
+    event: Literal["step", "progress", "undo", "kept"]
+    step: str
+    text: str
+    state: Literal["", "started", "done", "unchanged", "failed"] = ""
+    number: int = 0
+    of: int = 0
+
+
+Tell = Callable[[Event], None]
+_State = Literal["started", "done", "unchanged", "failed"]
+_Say = Callable[[_State, str], None]
+
+
+class Hands(Protocol):
+    """What acts on a host and its cluster."""
+
+    def is_done(self, action: Action, proof: str) -> bool:
+        """Whether it is so already.
+
+        Args:
+            proof: what `carry_out` returned when it was done last; empty if it was not.
+        """
+
+    def undo_of(self, step: str, action: Action) -> tuple[Undo, ...]:
+        """Return what takes the action back, made from what is there now; save what it would replace."""
+
+    def carry_out(self, action: Action, say: Callable[[str], None]) -> str:
+        """Make it so, and return the proof by which it is known again.
+
+        Raises:
+            StepFailed: it can't be.
+        """
+
+    def take_back(self, undo: Undo) -> str:
+        """Undo it, be it in part or undone already; return a remark, or nothing.
+
+        Raises:
+            StepFailed: it can't be.
+        """
+
+
+def install(plan: Plan, hands: Hands, journal: Journal, tell: Tell) -> str:
+    """Carry out what is not done yet, and return the proof of the last step.
+
+    Raises:
+        Stopped: a step failed.
+    """
+    known = journal.records()
+    proof = ""
+    for number, step in enumerate(plan.steps):
+
+        def say(state: _State, text: str, step: Step = step, place: int = number + 1) -> None:
+            tell(Event("step", step.name, text, state, place, len(plan.steps)))
+
+        try:
+            proof = _step(step, known.get(step.name), hands, journal, say, tell)
+        except StepFailed as error:
+            say("failed", str(error))
+            raise Stopped(step, error, plan.steps[:number], plan.steps[number:]) from error
+    return proof
+
+
+def _step(step: Step, last: Record | None, hands: Hands, journal: Journal, say: _Say, tell: Tell) -> str:  # noqa: PLR0917
+    proof = last.proof if last and last.state == "done" else ""
+    if hands.is_done(step.action, proof):
+        if last and last.state == "begun":
+            journal.done(step.name, proof)
+        say("unchanged", step.done)
+        return proof
+    say("started", step.title)
+    if last is None or last.state == "undone":
+        journal.begun(step.name, (*hands.undo_of(step.name, step.action), *(last.undo if last else ())))
+    proof = hands.carry_out(step.action, lambda text: tell(Event("progress", step.name, text)))
+    journal.done(step.name, proof)
+    say("done", step.done)
+    return proof
+
+
+class Remains(msgspec.Struct, frozen=True):
+    """What stays after uninstalling."""
+
+    kept: tuple[Undo, ...]
+    """Data that nobody asked to delete."""
+
+
+def uninstall(hands: Hands, journal: Journal, tell: Tell, *, delete_data: bool) -> Remains:
+    """Take back, in reverse order, all that the journal has.
+
+    Raises:
+        StepFailed: something could not be taken back; a second call goes on there.
+    """
+    kept: list[Undo] = []
+    for record in reversed(tuple(journal.records().values())):
+        staying = tuple(undo for undo in record.undo if is_data(undo) and not delete_data)
+        going = tuple(undo for undo in record.undo if undo not in staying)
+        for undo in going:
+            tell(Event("undo", record.step, in_words(undo), "started"))
+            remark = hands.take_back(undo)
+            tell(Event("undo", record.step, remark or in_words(undo), "done"))
+        if going or record.state != "undone":
+            journal.undone(record.step, staying)
+        for undo in staying:
+            tell(Event("kept", record.step, in_words(undo)))
+        kept += staying
+    return Remains(tuple(kept))

@@ -1,0 +1,280 @@
+"""Does on this host and in its cluster what steps say; `execution` says when."""
+
+import base64
+import datetime as dt
+import hashlib
+import http.client
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from dragonfly.install import k3s
+from dragonfly.install.cluster import Cluster, Say
+from dragonfly.install.execution import StepFailed
+from dragonfly.install.host import Host, sha256
+from dragonfly.install.neighbours import Neighbours
+from dragonfly.install.secrets_made import Secrets
+from dragonfly.install.steps import (
+    Action,
+    ApplyChart,
+    ApplyObjects,
+    AwaitNode,
+    AwaitReplicas,
+    ClaimAddresses,
+    CopyFile,
+    DeleteObjects,
+    Download,
+    FoundEtcd,
+    GiveEtcd,
+    Gone,
+    LeaveCluster,
+    MakeDirectory,
+    MakeSecrets,
+    RemoveDirectory,
+    RemoveFile,
+    RemoveTree,
+    RestoreFile,
+    SelfTest,
+    StartService,
+    StopService,
+    Undo,
+    WriteFile,
+    names_of,
+)
+from dragonfly.kube.resources import Object
+
+_PAUSE: Final = 0.5
+_ANSWER_SECONDS: Final = 10
+
+
+class RealHands:
+    """`execution.Hands`."""
+
+    def __init__(
+        self,
+        host: Host,
+        saved: Path,
+        *,
+        neighbours: Neighbours | None = None,
+        now: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC),
+    ) -> None:
+        """`saved`: where files that are replaced are kept, to be put back."""
+        self._host = host
+        self._saved = saved
+        self._cluster = Cluster(host.path(str(k3s.KUBECONFIG)))
+        self._neighbours = neighbours or Neighbours()
+        self.secrets = Secrets(host, self._cluster, now)
+
+    def is_done(self, action: Action, proof: str) -> bool:
+        try:
+            return self._is_done(action, proof)
+        except StepFailed:
+            return False  # it can't be looked at, so it is carried out, which tells why
+
+    def _is_done(self, action: Action, proof: str) -> bool:
+        host = self._host
+        match action:
+            case WriteFile(path) | CopyFile(_, path) | Download(_, _, path) if host.is_torn(path):
+                return False
+            case MakeDirectory(path):
+                return host.path(path).is_dir()
+            case WriteFile(path, content, mode):
+                return host.has(path, content.encode(), mode)
+            case CopyFile(source, path):
+                wanted = sha256(Path(source)) if Path(source).is_file() else proof
+                return bool(wanted) and host.sum(path) == wanted
+            case Download(url, _, path):
+                return proof == _download_proof(url, host.sum(path))
+            case StartService(unit, files):
+                return proof == self._digest(files) and host.is_active(unit)
+            case ClaimAddresses(_, addresses):
+                return proof == ",".join(addresses)
+            case _:
+                return self._cluster.is_known and self._is_there(action)
+
+    def _is_there(self, action: Action) -> bool:
+        cluster = self._cluster
+        match action:
+            case AwaitNode(hostname):
+                return not cluster.node_problem(hostname)
+            case ApplyObjects(objects):
+                return cluster.has(objects)
+            case ApplyChart():
+                return cluster.has([_chart(action)])
+            case MakeSecrets():
+                return self.secrets.has_own(action)
+            case GiveEtcd():
+                return self.secrets.has_given(action)
+            case FoundEtcd():
+                return self.secrets.has_found(action)
+            case AwaitReplicas(namespace, name):
+                return not cluster.rollout_problem(namespace, name)
+            case _:
+                return False
+
+    def undo_of(self, step: str, action: Action) -> tuple[Undo, ...]:
+        host = self._host
+        match action:
+            case MakeDirectory(path, _, is_tree, is_data):
+                own: Undo = RemoveTree(path, is_data) if is_tree else RemoveDirectory(path)
+                return (own, *host.undo_of_parents(path))
+            case WriteFile(path) | CopyFile(_, path) | Download(_, _, path):
+                return host.undo_of_file(path, self._saved / step)
+            case StartService(unit, _, trees):
+                return (StopService(unit), *(RemoveTree(tree) for tree in trees if not host.path(tree).exists()))
+            case AwaitNode(hostname, leaves=True):
+                return (LeaveCluster(hostname),)
+            case ApplyObjects(objects, keeps=False):
+                return (DeleteObjects(names_of(objects)),)
+            case ApplyChart(chart):
+                return (DeleteObjects(names_of((chart,))),)
+            case MakeSecrets(namespace, name):
+                return (DeleteObjects((Gone("v1", "Secret", namespace, name),), is_data=True),)
+            case _:
+                return ()
+
+    def carry_out(self, action: Action, say: Say) -> str:
+        try:
+            return self._carry_out(action, say)
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            raise StepFailed(f"{where}{error.strerror or error}") from error
+
+    def _carry_out(self, action: Action, say: Say) -> str:
+        host = self._host
+        match action:
+            case MakeDirectory(path, mode):
+                host.path(path).mkdir(mode=mode, parents=True, exist_ok=True)
+            case WriteFile(path, content, mode):
+                host.write(path, content.encode(), mode)
+            case CopyFile(source, path, mode):
+                return host.copy(Path(source), path, mode, say)
+            case Download(url, sums, path, mode):
+                return _download_proof(url, host.download(url, sums, path, mode, say))
+            case StartService(unit, files):
+                host.start(unit)
+                return self._digest(files)
+            case ClaimAddresses(interface, addresses):
+                return self._claimed(interface, addresses)
+            case _:
+                return self._carry_out_there(action, say)
+        return ""
+
+    def _carry_out_there(self, action: Action, say: Say) -> str:
+        cluster = self._cluster
+        match action:
+            case AwaitNode(hostname, seconds):
+                self._wait(lambda: cluster.node_problem(hostname), seconds, say)
+            case ApplyObjects(objects):
+                cluster.apply(objects, say)
+            case ApplyChart():
+                cluster.apply([_chart(action)], say)
+            case MakeSecrets():
+                self.secrets.make_own(action, say)
+            case GiveEtcd():
+                self.secrets.give(action, say)
+            case FoundEtcd():
+                self.secrets.found(action, say)
+            case AwaitReplicas(namespace, name, seconds):
+                self._wait(lambda: cluster.rollout_problem(namespace, name), seconds, say)
+            case SelfTest():
+                return self._tested(action, say)
+            case _:
+                raise StepFailed(f"nobody knows how to do {action!r}")
+        return ""
+
+    def take_back(self, undo: Undo) -> str:
+        host = self._host
+        match undo:
+            case RemoveFile() | RestoreFile() | RemoveDirectory():
+                host.take_back(undo)
+            case RemoveTree(path):
+                host.remove_tree(path)
+            case StopService(unit):
+                host.stop(unit)
+            case LeaveCluster(hostname):
+                return self._cluster.delete([Gone("v1", "Node", "", hostname)])
+            case DeleteObjects(objects):
+                return self._cluster.delete(objects)
+        return ""
+
+    def _wait(self, problem: Callable[[], str], seconds: float, say: Say) -> None:
+        """Wait until there is no problem left, telling each that there is.
+
+        Raises:
+            StepFailed: k3s ended, or it took too long.
+        """
+        deadline, told = time.monotonic() + seconds, ""
+        while left := problem():
+            if left != told:
+                say(left)
+                told = left
+            if time.monotonic() > deadline:
+                raise StepFailed(f"not within {seconds:g} s: {left}", self._host.last_words(k3s.SERVICE))
+            time.sleep(_PAUSE)
+
+    def _claimed(self, interface: str, addresses: tuple[str, ...]) -> str:
+        taken = self._neighbours.holders(interface, addresses)
+        if taken:
+            raise StepFailed(f"{', '.join(taken)} is somebody's", "Take addresses that are nobody's.")
+        return ",".join(addresses)
+
+    def _digest(self, files: tuple[str, ...]) -> str:
+        sums = "\n".join(f"{self._host.sum(place)} {place}" for place in files)
+        return hashlib.sha256(sums.encode()).hexdigest()
+
+    def _tested(self, action: SelfTest, say: Say) -> str:
+        """Ask the swarm as its users do, and return its address."""
+        token = self.secrets.admin_token()
+        address = ""
+
+        def problem() -> str:
+            nonlocal address
+            address = self._cluster.service_address(action.namespace, action.name)
+            return _swarm_problem(address, action.port, token) if address else "the load balancer has no address yet"
+
+        self._wait(problem, action.seconds, say)
+        return f"http://{address}:{action.port}"
+
+
+def _swarm_problem(address: str, port: int, token: str) -> str:
+    """Return why the swarm is not well; empty if it is."""
+    try:
+        swarm = _asked(address, port, token)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        return f"the swarm does not answer at {address}:{port}: {error}"
+    if unowned := swarm.get("unowned"):
+        return f"{len(unowned)} shards have no owner yet"
+    state = swarm.get("etcd", {}).get("state", "ok")
+    return "" if state == "ok" else f"etcd is {state}"
+
+
+def _asked(address: str, port: int, token: str) -> dict[str, Any]:
+    connection = http.client.HTTPConnection(address, port, timeout=_ANSWER_SECONDS)
+    try:
+        connection.request("GET", "/api/v1/swarm", headers={"Authorization": f"Bearer {token}"})
+        answer = connection.getresponse()
+        body = answer.read()
+        if answer.status != http.client.OK:
+            raise ValueError(f"it said {answer.status}")
+        found: dict[str, Any] = json.loads(body)
+        return found
+    finally:
+        connection.close()
+
+
+def _chart(action: ApplyChart) -> Object:
+    if not action.archive:
+        return action.object
+    try:
+        archive = Path(action.archive).read_bytes()
+    except OSError as error:
+        raise StepFailed(f"{action.archive} cannot be read: {error.strerror}") from error
+    spec = {key: value for key, value in action.object["spec"].items() if key not in {"chart", "version"}}
+    return action.object | {"spec": {**spec, "chartContent": base64.b64encode(archive).decode()}}
+
+
+def _download_proof(url: str, digest: str) -> str:
+    return f"{url} {digest}"

@@ -1,0 +1,279 @@
+"""Files and services of this host, changed so that a crash leaves the old or the new, never half of either."""
+
+import contextlib
+import hashlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from http.client import HTTPException
+from pathlib import Path
+from typing import IO, Final
+from urllib.request import Request, urlopen
+
+from dragonfly.install.execution import StepFailed
+from dragonfly.install.steps import RemoveDirectory, RemoveFile, RestoreFile, Undo
+
+_PIECE: Final = 1 << 20
+_COMMAND_SECONDS: Final = 120
+_SILENCE_SECONDS: Final = 60
+_IS_RULE_OF_K3S: Final = re.compile("KUBE-|CNI-|flannel", re.IGNORECASE)
+_UNITS: Final = "/etc/systemd/system"
+
+
+class Host:
+    """This computer, or a tree that stands for it."""
+
+    def __init__(self, root: Path = Path("/")) -> None:
+        """`root`: where the tree is; tests have one of their own."""
+        self._root = root
+
+    def path(self, place: str) -> Path:
+        return self._root / place.lstrip("/")
+
+    def undo_of_file(self, place: str, saved: Path) -> tuple[Undo, ...]:
+        """Return what brings back what is there now; a file that is there is copied to `saved` first."""
+        path = self.path(place)
+        if path.exists():
+            mode = path.stat().st_mode & 0o777
+            with path.open("rb") as source:
+                self._put(source, saved, 0o600, lambda _: None)
+            return (RestoreFile(place, str(saved), mode),)
+        return (RemoveFile(place), *self.undo_of_parents(place))
+
+    def undo_of_parents(self, place: str) -> tuple[Undo, ...]:
+        """Return what removes the directories above that are not there yet, the innermost first."""
+        missing = [parent for parent in self._above(place) if not self.path(parent).exists()]
+        return tuple(map(RemoveDirectory, missing))
+
+    def write(self, place: str, content: bytes, mode: int) -> None:
+        """Replace a file in one go."""
+        path = self.path(place)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile() as source:
+            source.write(content)
+            source.seek(0)
+            self._put(source, path, mode, lambda _: None)
+
+    def copy(self, source: Path, place: str, mode: int, say: Callable[[str], None]) -> str:
+        """Copy a file, and return its SHA-256.
+
+        Raises:
+            StepFailed: the source cannot be read, or the disk is full.
+        """
+        try:
+            path = self.path(place)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with source.open("rb") as content:
+                return self._put(content, path, mode, say)
+        except OSError as error:
+            raise StepFailed(f"{source} cannot be copied to {place}: {error.strerror}") from error
+
+    def download(self, url: str, sums: str, place: str, mode: int, say: Callable[[str], None]) -> str:
+        """Fetch a file that is what its checksum says, and return its SHA-256.
+
+        Raises:
+            StepFailed: nobody serves it, or it is another.
+        """
+        try:
+            expected = expected_sum(_fetched(sums).decode(), url)
+            path = self.path(place)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with _opened(url) as content:
+                return self._put(content, path, mode, say, expected=expected)
+        except (OSError, HTTPException) as error:
+            raise StepFailed(
+                f"{url} cannot be fetched: {error}", "Where there is no internet, install from a bundle: --airgap DIR."
+            ) from error
+
+    def has(self, place: str, content: bytes, mode: int) -> bool:
+        path = self.path(place)
+        return path.is_file() and path.stat().st_mode & 0o777 == mode and path.read_bytes() == content
+
+    def is_torn(self, place: str) -> bool:
+        """Whether a crash left the beginning of a file's new content beside it."""
+        return _beside(self.path(place)).exists()
+
+    def sum(self, place: str) -> str:
+        """Return a file's SHA-256; empty if it is not there."""
+        path = self.path(place)
+        return sha256(path) if path.is_file() else ""
+
+    def take_back(self, undo: RemoveFile | RestoreFile | RemoveDirectory) -> None:
+        path = self.path(undo.path)
+        # What a crash in the middle of `_put` leaves.
+        _beside(path).unlink(missing_ok=True)
+        match undo:
+            case RemoveFile():
+                path.unlink(missing_ok=True)
+            case RestoreFile(_, saved, mode):
+                if Path(saved).exists():
+                    with Path(saved).open("rb") as source:
+                        self._put(source, path, mode, lambda _: None)
+            case RemoveDirectory():
+                _remove_if_empty(path)
+        if undo.path.startswith(_UNITS):
+            self.systemctl("daemon-reload")
+
+    def remove_tree(self, place: str) -> None:
+        """Remove a directory with all that is in it, after whatever is mounted in it.
+
+        Raises:
+            StepFailed: something in it is busy.
+        """
+        path = self.path(place)
+        for mounted in self._mounts_in(path):
+            _run("umount", "--lazy", mounted)
+        try:
+            if path.is_dir():
+                shutil.rmtree(path)
+        except OSError as error:
+            raise StepFailed(f"{error.filename} cannot be removed: {error.strerror}") from error
+
+    def systemctl(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return _run("systemctl", *arguments)
+
+    def is_active(self, unit: str) -> bool:
+        return self.systemctl("is-active", "--quiet", unit).returncode == 0
+
+    def start(self, unit: str) -> None:
+        """Start it, or start it again, and have it start at boot.
+
+        Raises:
+            StepFailed: it did not; the message has its last words.
+        """
+        for arguments in (("daemon-reload",), ("enable", unit), ("restart", unit)):
+            done = self.systemctl(*arguments)
+            if done.returncode != 0:
+                raise StepFailed(f"systemctl {' '.join(arguments)}: {done.stderr.strip()}", self.last_words(unit))
+
+    def stop(self, unit: str) -> None:
+        """Stop it with all that it left running, and start it at boot no more; nothing if it is not there."""
+        self.systemctl("disable", unit)
+        self.systemctl("stop", unit)
+        self._kill_containers(unit)
+        self.systemctl("reset-failed", unit)
+        for link in ("cni0", "flannel.1", "kube-ipvs0"):
+            _run("ip", "link", "delete", link)
+        for family in ("iptables", "ip6tables"):
+            _drop_rules(family)
+
+    def last_words(self, unit: str) -> str:
+        said = _run("journalctl", "--unit", unit, "--lines", "15", "--no-pager", "--output", "cat").stdout.strip()
+        return f"It said last:\n{said}" if said else f"See: journalctl --unit {unit}"
+
+    def _kill_containers(self, unit: str) -> None:
+        """End what outlives its unit (KillMode=process): the containers' processes, and those that look after them."""
+        groups = self.path("/sys/fs/cgroup")
+        for group in (*groups.glob("kubepods*"), *groups.glob("*/kubepods*"), *groups.glob(f"**/system.slice/{unit}")):
+            for file in group.rglob("cgroup.procs"):
+                for pid in file.read_text(encoding="ascii").split():
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(int(pid), signal.SIGKILL)
+
+    def _above(self, place: str) -> Iterator[str]:
+        parts = place.strip("/").split("/")[:-1]
+        for count in range(len(parts), 0, -1):
+            yield "/" + "/".join(parts[:count])
+
+    def _mounts_in(self, path: Path) -> list[str]:
+        table = Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()
+        places = [line.split(" ")[1] for line in table]
+        return [place for place in reversed(places) if place.startswith(f"{path}/")]
+
+    def _put(self, source: IO[bytes], path: Path, mode: int, say: Callable[[str], None], *, expected: str = "") -> str:
+        """Copy to a file beside it that takes its place at the end; return the SHA-256."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        new = _beside(path)
+        new.unlink(missing_ok=True)
+        # Private from the first moment on: it may be a token.
+        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as target:
+            digest = _copied(source, target, say)
+            if expected and digest != expected:
+                new.unlink()
+                raise StepFailed(f"{path}: its SHA-256 is {digest}, and should be {expected}", "Try again.")
+            os.fchmod(target.fileno(), mode)
+            target.flush()
+            os.fsync(target.fileno())
+        new.replace(path)
+        return digest
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def expected_sum(sums: str, url: str) -> str:
+    """Return the checksum of the file at `url` in the text of sha256sum.
+
+    Raises:
+        StepFailed: it has none.
+    """
+    name = url.rpartition("/")[2]
+    for line in sums.splitlines():
+        digest, _, file = line.partition(" ")
+        if file.strip().lstrip("*") == name:
+            return digest
+    raise StepFailed(f"there is no checksum of {name} beside {url}")
+
+
+def _copied(source: IO[bytes], target: IO[bytes], say: Callable[[str], None]) -> str:
+    digest, size, told = hashlib.sha256(), 0, time.monotonic()
+    while piece := source.read(_PIECE):
+        digest.update(piece)
+        target.write(piece)
+        size += len(piece)
+        if time.monotonic() > told + 1:
+            say(f"{size >> 20} MiB")
+            told = time.monotonic()
+    return digest.hexdigest()
+
+
+def _opened(url: str) -> IO[bytes]:
+    if not url.startswith("https://"):
+        raise StepFailed(f"{url}: is not https://")
+    opened: IO[bytes] = urlopen(Request(url), timeout=_SILENCE_SECONDS)  # noqa: S310 - https alone
+    return opened
+
+
+def _fetched(url: str) -> bytes:
+    with _opened(url) as answer:
+        return answer.read(_PIECE)
+
+
+def _beside(path: Path) -> Path:
+    """Return where a file's new content grows."""
+    return path.with_name(f".{path.name}.new")
+
+
+def _drop_rules(family: str) -> None:
+    """Take out the packet filter's rules that k3s made, as its own k3s-killall.sh does."""
+    saved = _run(f"{family}-save")
+    kept = [line for line in saved.stdout.splitlines() if not _IS_RULE_OF_K3S.search(line)]
+    if saved.returncode == 0 and len(kept) < len(saved.stdout.splitlines()):
+        _run(f"{family}-restore", stdin="\n".join([*kept, ""]))
+
+
+def _remove_if_empty(path: Path) -> None:
+    try:
+        path.rmdir()
+    except FileNotFoundError:
+        pass
+    except OSError:
+        return  # something of somebody else's is in it
+
+
+def _run(*command: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(
+            command, input=stdin, capture_output=True, text=True, check=False, timeout=_COMMAND_SECONDS
+        )
+    except FileNotFoundError:
+        return subprocess.CompletedProcess(command, 127, "", f"{command[0]} is not installed")
+    except subprocess.TimeoutExpired:
+        return subprocess.CompletedProcess(command, 124, "", f"{command[0]} took longer than {_COMMAND_SECONDS} s")

@@ -1,0 +1,204 @@
+"""The installation's journal on this host: what was begun, how it is taken back, what was done. It survives kill -9.
+
+Before a step touches anything, how to take it back is on the disk; that it is done is written after it is. So a step
+that was begun and not done may have happened in part: it is carried out again, and its undo stays the one that was made
+when nothing of it had happened. Only whole lines count; what a crash left of a line is cut off by the next one.
+"""
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final, Literal, TypeAlias
+
+import msgspec
+
+from dragonfly.install.options import Options
+from dragonfly.install.steps import Undo
+
+VERSION: Final = 1
+
+State: TypeAlias = Literal["begun", "done", "undone"]
+
+
+class UnknownJournal(Exception):
+    """The journal is a newer Dragonfly's; the message says what to do."""
+
+
+class Busy(Exception):
+    """Another process changes this host."""
+
+
+class _Opened(msgspec.Struct, frozen=True, tag="opened"):
+    version: int
+
+
+class _Asked(msgspec.Struct, frozen=True, tag="asked"):
+    options: Options
+
+
+class _Begun(msgspec.Struct, frozen=True, tag="begun"):
+    step: str
+    undo: tuple[Undo, ...]
+
+
+class _Done(msgspec.Struct, frozen=True, tag="done"):
+    step: str
+    proof: str = ""
+
+
+class _Undone(msgspec.Struct, frozen=True, tag="undone"):
+    step: str
+    kept: tuple[Undo, ...] = ()
+
+
+class _Installed(msgspec.Struct, frozen=True, tag="installed"):
+    """The whole plan was carried out."""
+
+    address: str
+
+
+_Entry: TypeAlias = _Opened | _Asked | _Begun | _Done | _Undone | _Installed
+
+_encode: Final = msgspec.json.Encoder().encode
+_decode: Final = msgspec.json.Decoder(_Entry).decode
+
+
+class Record(msgspec.Struct, frozen=True):
+    """What the journal knows of a step."""
+
+    step: str
+    state: State
+    undo: tuple[Undo, ...]
+    """What is still to be taken back."""
+    proof: str = ""
+    """By which its outcome is known again."""
+
+
+class Journal:
+    """The journal of one host, in a directory that is made with its first entry."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._file = directory / "journal"
+
+    @property
+    def saved(self) -> Path:
+        """Where files lie that were replaced."""
+        return self.directory / "saved"
+
+    def exists(self) -> bool:
+        """Whether there is one that we may read."""
+        return os.access(self._file, os.R_OK)
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Have it for ourselves for the block.
+
+        Raises:
+            Busy: another process has it.
+        """
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with (self.directory / "lock").open("ab") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise Busy("another installation, upgrade or uninstallation runs on this host") from error
+            yield
+
+    def remove(self) -> None:
+        """Remove it, with its directory, and the one above if nothing else is in that."""
+        if self.directory.is_dir():
+            shutil.rmtree(self.saved, ignore_errors=True)
+            for file in (self._file, self.directory / "lock"):
+                file.unlink(missing_ok=True)
+        for directory in (self.directory, self.directory.parent):
+            with contextlib.suppress(OSError):  # not there, or something else is in it
+                directory.rmdir()
+
+    def records(self) -> Mapping[str, Record]:
+        """Return the steps by name, in the order in which they were begun.
+
+        Raises:
+            UnknownJournal: a newer Dragonfly wrote it.
+        """
+        found: dict[str, Record] = {}
+        for entry in self._entries():
+            match entry:
+                case _Begun(step, undo):
+                    found.pop(step, None)
+                    found[step] = Record(step, "begun", undo)
+                case _Done(step, proof) if step in found:
+                    found[step] = msgspec.structs.replace(found[step], state="done", proof=proof)
+                case _Undone(step, kept) if step in found:
+                    found[step] = Record(step, "undone", kept)
+                case _:
+                    pass
+        return found
+
+    def options(self) -> Options | None:
+        """Return what was asked for last; None if nothing was."""
+        asked = [entry.options for entry in self._entries() if isinstance(entry, _Asked)]
+        return asked[-1] if asked else None
+
+    def address(self) -> str:
+        """Return where the swarm answered when it was installed last; empty if it never was."""
+        found = [entry.address for entry in self._entries() if isinstance(entry, _Installed)]
+        return found[-1] if found else ""
+
+    def asked(self, options: Options) -> None:
+        if self.options() != options:
+            self._write(_Asked(options))
+
+    def begun(self, step: str, undo: tuple[Undo, ...]) -> None:
+        self._write(_Begun(step, undo))
+
+    def done(self, step: str, proof: str) -> None:
+        self._write(_Done(step, proof))
+
+    def undone(self, step: str, kept: tuple[Undo, ...]) -> None:
+        self._write(_Undone(step, kept))
+
+    def installed(self, address: str) -> None:
+        self._write(_Installed(address))
+
+    def _entries(self) -> Iterator[_Entry]:
+        text = self._file.read_bytes() if self.exists() else b""
+        for line in text[: text.rfind(b"\n") + 1].splitlines():
+            if b'"opened"' in line and _version(line) > VERSION:
+                raise UnknownJournal(
+                    f"{self._file} was written by a newer Dragonfly: use that one, or a newer one still"
+                )
+            yield _decode(line)
+
+    def _write(self, entry: _Entry) -> None:
+        if not self._file.exists():
+            self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _sync(self.directory.parent)
+        descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "r+b") as file:
+            whole = file.read().rfind(b"\n") + 1
+            file.seek(whole)
+            file.truncate()
+            if whole == 0:
+                file.write(_encode(_Opened(VERSION)) + b"\n")
+            file.write(_encode(entry) + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+        _sync(self.directory)
+
+
+def _version(line: bytes) -> int:
+    opened = msgspec.json.decode(line)
+    return int(opened.get("version", 0)) if opened.get("type") == "opened" else 0
+
+
+def _sync(directory: Path) -> None:
+    """Have the names in a directory on the disk."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

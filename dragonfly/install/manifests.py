@@ -1,0 +1,57 @@
+"""What of Dragonfly is put into the cluster: the shipped manifests, and what these options change in them.
+
+Pure but for reading those files.
+"""
+
+from typing import Any, Final
+
+from dragonfly.install import kustomize
+from dragonfly.install.detection import TINKERBELL
+from dragonfly.install.options import Options
+from dragonfly.install.shipped import shipped
+from dragonfly.install.tinkerbell import KUBE_VIP_CLASS
+from dragonfly.kube.resources import Object
+
+NAMESPACE: Final = "dragonfly"
+NAME: Final = "dragonfly"
+OWN_SECRET: Final = "dragonfly"  # noqa: S105 - its name
+ETCD_NAMESPACE: Final = "dragonfly-etcd"
+MEMBER_LABEL: Final = "dragonfly.io/etcd"
+
+
+def manifests(options: Options) -> list[Object]:
+    """Return everything but the Secrets, namespaces first."""
+    objects = kustomize.render(shipped() / "overlays" / options.etcd)
+    objects.sort(key=lambda obj: obj["kind"] != "Namespace")
+    return [_adapted(obj, options) for obj in objects]
+
+
+def namespaces(options: Options) -> list[Object]:
+    """Return those that Secrets need before anything else is there."""
+    shipped_ones = [obj for obj in manifests(options) if obj["kind"] == "Namespace"]
+    return [{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": TINKERBELL}}, *shipped_ones]
+
+
+def _adapted(obj: Object, options: Options) -> Object:
+    kind, name = obj["kind"], obj["metadata"]["name"]
+    if (kind, name) == ("Deployment", NAME):
+        return kustomize.merged(obj, _deployment(options))  # type: ignore[no-any-return]
+    if (kind, name) == ("Service", NAME) and options.floating_ip:
+        return kustomize.merged(obj, _service(options))  # type: ignore[no-any-return]
+    return obj
+
+
+def _deployment(options: Options) -> dict[str, Any]:
+    container: dict[str, Any] = {"name": NAME}
+    if options.image:
+        container["image"] = options.image
+    if options.site:
+        container["env"] = [{"name": "DRAGONFLY_SITE", "value": options.site}]
+    return {"spec": {"template": {"spec": {"containers": [container]}}}}
+
+
+def _service(options: Options) -> dict[str, Any]:
+    return {
+        "metadata": {"annotations": {"kube-vip.io/loadbalancerIPs": options.floating_ip}},
+        "spec": {"loadBalancerClass": KUBE_VIP_CLASS, "loadBalancerIP": options.floating_ip},
+    }

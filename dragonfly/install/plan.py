@@ -1,0 +1,238 @@
+"""The plan: which steps make a host what the options want. Pure: the same options and facts give the same plan.
+
+Order: what is only files comes first, then the one service, then the cluster; so a plan that stops half-way has changed
+as little as can be, and what stands is always what the steps before say.
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+from dragonfly.install import k3s
+from dragonfly.install.bundle_files import CHART, IMAGES, K3S
+from dragonfly.install.detection import TINKERBELL
+from dragonfly.install.host_facts import HostFacts
+from dragonfly.install.manifests import NAME, NAMESPACE, OWN_SECRET, manifests, namespaces
+from dragonfly.install.options import SERVICE_PORT, Options
+from dragonfly.install.preflight import ARCHITECTURES
+from dragonfly.install.steps import (
+    ApplyChart,
+    ApplyObjects,
+    AwaitNode,
+    AwaitReplicas,
+    ClaimAddresses,
+    CopyFile,
+    Download,
+    FoundEtcd,
+    GiveEtcd,
+    MakeDirectory,
+    MakeSecrets,
+    Plan,
+    SelfTest,
+    StartService,
+    Step,
+    WriteFile,
+)
+from dragonfly.install.tinkerbell import HOOKOS_DIRECTORY, helm_chart
+
+_PRIVATE: Final = 0o600
+
+
+def plan(options: Options, facts: HostFacts, *, images: tuple[str, ...] = ()) -> Plan:
+    """Return the steps.
+
+    Args:
+        images: names of the files in the airgap directory's `images`.
+    """
+    return Plan(
+        (
+            *_files(options, facts, images),
+            *_server(options, facts),
+            *(_cluster(options, facts) if options.is_first else ()),
+            *_etcd(options, facts),
+            *(_readiness() if options.is_first else ()),
+        )
+    )
+
+
+def _files(options: Options, facts: HostFacts, images: tuple[str, ...]) -> Iterator[Step]:
+    if options.addresses and options.is_first:
+        yield Step(
+            "addresses",
+            f"Ask the wire for {', '.join(options.addresses)}",
+            "nobody else has them",
+            "",
+            ClaimAddresses(facts.interface, options.addresses),
+        )
+    settings, data = str(k3s.SETTINGS_TREE), str(k3s.DATA_TREE)
+    yield Step(
+        "settings",
+        f"Make {settings}",
+        "it is there",
+        "remove it with all that is in it",
+        MakeDirectory(settings, is_tree=True),
+    )
+    yield Step(
+        "data",
+        f"Make {data}",
+        "it is there",
+        "leave the cluster's data there; with --delete-data, remove it",
+        MakeDirectory(data, 0o755, is_tree=True, is_data=True),
+    )
+    yield Step(
+        "hookos",
+        f"Make {HOOKOS_DIRECTORY}",
+        "it is there, for the files that machines boot",
+        "remove it with all that is in it",
+        MakeDirectory(HOOKOS_DIRECTORY, is_tree=True),
+    )
+    yield _binary(options, facts)
+    for name in images:
+        yield _image(f"{options.airgap}/{IMAGES}/{name}", name)
+    if options.image_archive:
+        yield _image(options.image_archive, options.image_archive.rpartition("/")[2])
+    if options.token_file:
+        yield Step(
+            "join-token",
+            f"Keep the cluster's token in {k3s.JOIN_TOKEN}",
+            "only root can read it",
+            "remove it",
+            CopyFile(options.token_file, str(k3s.JOIN_TOKEN), _PRIVATE),
+        )
+    yield Step(
+        "config",
+        f"Write {k3s.CONFIG}",
+        "k3s is told what it should be",
+        "remove it, or put back what was there",
+        WriteFile(str(k3s.CONFIG), k3s.config(options, facts.address), _PRIVATE),
+    )
+    yield Step(
+        "unit",
+        f"Write {k3s.UNIT}",
+        "systemd knows k3s",
+        "remove it, or put back what was there",
+        WriteFile(str(k3s.UNIT), k3s.UNIT_TEXT),
+    )
+
+
+def _binary(options: Options, facts: HostFacts) -> Step:
+    path = str(k3s.BINARY)
+    if options.airgap:
+        action: CopyFile | Download = CopyFile(f"{options.airgap}/{K3S}", path, 0o755)
+        title = f"Copy k3s from {options.airgap}"
+    else:
+        architecture = ARCHITECTURES.get(facts.architecture, "amd64")
+        action = Download(
+            k3s.download(options.k3s_version, architecture, "binary"),
+            k3s.download(options.k3s_version, architecture, "sums"),
+            path,
+        )
+        title = f"Download k3s {options.k3s_version}"
+    return Step("binary", title, f"{path} is what its checksum says", "remove it, or put back what was there", action)
+
+
+def _image(source: str, name: str) -> Step:
+    return Step(
+        f"image-{name}",
+        f"Copy the images of {name}",
+        "k3s imports them when it starts",
+        "remove the file",
+        CopyFile(source, str(k3s.IMAGES / name)),
+    )
+
+
+def _server(options: Options, facts: HostFacts) -> Iterator[Step]:
+    yield Step(
+        "k3s",
+        "Start k3s",
+        "it runs, and starts at boot",
+        "stop it and its containers, and remove what it made outside of its data",
+        StartService(
+            k3s.SERVICE,
+            files=(str(k3s.BINARY), str(k3s.CONFIG), str(k3s.UNIT)),
+            trees=tuple(map(str, k3s.TREES)),
+        ),
+    )
+    yield Step(
+        "node",
+        "Wait until this host is a ready node",
+        "the API server answers, and the node is ready",
+        "" if options.is_first else "take the node out of the cluster",
+        AwaitNode(facts.hostname, leaves=not options.is_first),
+    )
+
+
+def _cluster(options: Options, facts: HostFacts) -> Iterator[Step]:
+    yield Step(
+        "namespaces",
+        "Make the namespaces",
+        "they are there",
+        "leave them, for what is in them",
+        ApplyObjects(tuple(namespaces(options)), keeps=True),
+    )
+    archive = f"{options.airgap}/{CHART}" if options.airgap else ""
+    yield Step(
+        "tinkerbell",
+        f"Install Tinkerbell {options.tinkerbell_version}",
+        "k3s has its chart, and keeps it installed",
+        "uninstall it; its objects for machines stay with the data",
+        ApplyChart(helm_chart(options, facts.address), archive),
+    )
+    yield Step(
+        "secrets",
+        "Make the admin's token, the replicas' token and the key that seals passwords",
+        "they are in the cluster, and nowhere else",
+        "leave them with the data; with --delete-data, delete them",
+        MakeSecrets(NAMESPACE, OWN_SECRET),
+    )
+    yield Step(
+        "manifests",
+        "Put three replicas into the cluster",
+        "their Deployment, Service, rights and policies are in the cluster",
+        "delete them",
+        ApplyObjects(tuple(obj for obj in manifests(options) if obj["kind"] != "Namespace")),
+    )
+
+
+def _etcd(options: Options, facts: HostFacts) -> Iterator[Step]:
+    if options.etcd == "dedicated" and options.is_first:
+        yield Step(
+            "own-etcd",
+            "Make the certificate of the swarm's own etcd, with a first member on this host",
+            "its Secret is there, and this node is labelled for it",
+            "leave them with the data; with --delete-data, delete them",
+            FoundEtcd(facts.hostname, facts.address),
+        )
+    external = options.external
+    yield Step(
+        "etcd",
+        "Tell the replicas where etcd is",
+        "Secret dragonfly-etcd names every member, and who may read it can join the swarm",
+        "leave it with the data; with --delete-data, delete it",
+        GiveEtcd(
+            options.etcd,
+            NAMESPACE,
+            TINKERBELL,
+            facts.address,
+            endpoints=external.endpoints if external else (),
+            ca_file=external.ca_file if external else "",
+            username=external.username if external else "",
+            password_file=external.password_file if external else "",
+        ),
+    )
+
+
+def _readiness() -> Iterator[Step]:
+    yield Step(
+        "replicas",
+        "Wait until every replica is ready",
+        "all are ready",
+        "",
+        AwaitReplicas(NAMESPACE, NAME),
+    )
+    yield Step(
+        "self-test",
+        "Ask the swarm through its load balancer",
+        "it answers the admin, and is well",
+        "",
+        SelfTest(NAMESPACE, NAME, SERVICE_PORT),
+    )

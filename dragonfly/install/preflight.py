@@ -1,0 +1,303 @@
+"""Whether a host can carry an installation. Pure: facts and options go in, findings with their remedies come out.
+
+A finding that is an error ends the installation before anything is changed; a warning is told and gone past. A host on
+which an installation of ours has begun is looked at with other eyes: what that left there is no trouble.
+"""
+
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv4Network
+from typing import Final, Literal
+
+import msgspec
+
+from dragonfly.install.host_facts import HostFacts, Listener
+from dragonfly.install.options import SERVICE_PORT, Options
+
+Level = Literal["ok", "warning", "error"]
+
+ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
+"""As the kernel names them, and as k3s does."""
+
+GIB: Final = 1 << 30
+_LEAST_CPUS: Final = 2
+_LEAST_MEMORY: Final = 3 * GIB
+"""k3s's server with etcd, Tinkerbell and three replicas take 2 GiB between them when idle."""
+_GOOD_MEMORY: Final = 7 * GIB
+_LEAST_DISK: Final = 10 * GIB
+_MOST_SKEW: Final = 5.0
+_CGROUPS: Final = ("cpu", "cpuset", "memory", "pids")
+
+TCP_PORTS: Final = {
+    6443: "the API server",
+    10250: "the kubelet",
+    2379: "etcd",
+    2380: "etcd",
+    2382: "etcd's JSON gateway",
+    SERVICE_PORT: "the swarm",
+    7080: "Tinkerbell",
+    42113: "Tinkerbell",
+}
+UDP_PORTS: Final = {67: "Tinkerbell's DHCP", 69: "Tinkerbell's TFTP", 8472: "the pods' network"}
+_DEDICATED_PORTS: Final = {12379: "the swarm's etcd", 12380: "the swarm's etcd"}
+
+
+class Check(msgspec.Struct, frozen=True):
+    """One thing that was looked at."""
+
+    name: str
+    level: Level
+    found: str
+    remedy: str = ""
+    """What to do about it; empty where all is well."""
+
+
+def preflight(options: Options, facts: HostFacts) -> tuple[Check, ...]:
+    """Return what was found, in the order in which people would look."""
+    return tuple(
+        check
+        for group in (_system(facts), _size(facts), _ground(facts), _ports(options, facts), _network(options, facts))
+        for check in group
+    ) + tuple(_sources(options, facts))
+
+
+def errors(checks: tuple[Check, ...]) -> tuple[Check, ...]:
+    return tuple(check for check in checks if check.level == "error")
+
+
+def _system(facts: HostFacts) -> Iterator[Check]:
+    if facts.system != "Linux":
+        yield Check("system", "error", facts.system, "Install on Linux; other systems run the command line alone.")
+        return
+    if facts.architecture not in ARCHITECTURES:
+        known = " or ".join(ARCHITECTURES)
+        yield Check("system", "error", f"Linux on {facts.architecture}", f"Take a host with {known}.")
+    else:
+        yield Check("system", "ok", f"{facts.distribution or 'Linux'} on {facts.architecture}")
+    yield _verdict("user", facts.is_root, "root", "not root", "Run it as root: sudo dragonfly install.")
+    yield _verdict(
+        "systemd",
+        facts.has_systemd,
+        "runs this host",
+        "does not run this host",
+        "Take a host that systemd runs; in a container, k3s itself can be run (docs/kubernetes.md).",
+    )
+
+
+def _size(facts: HostFacts) -> Iterator[Check]:
+    yield _verdict(
+        "CPUs",
+        facts.cpus >= _LEAST_CPUS,
+        f"{facts.cpus}",
+        f"{facts.cpus}",
+        f"Give this host {_LEAST_CPUS} CPUs or more.",
+    )
+    memory = f"{facts.memory / GIB:.1f} GiB"
+    if facts.memory < _LEAST_MEMORY:
+        yield Check("memory", "error", memory, "Give this host 4 GiB or more; 8 GiB are comfortable.")
+    elif facts.memory < _GOOD_MEMORY:
+        yield Check("memory", "warning", memory, "Enough for some hundred machines; give this host 8 GiB for more.")
+    else:
+        yield Check("memory", "ok", memory)
+    disk = f"{facts.free_disk / GIB:.1f} GiB free"
+    yield _verdict(
+        "disk", facts.free_disk >= _LEAST_DISK, disk, disk, "Free 10 GiB or more where /var/lib/rancher is or will be."
+    )
+
+
+def _ground(facts: HostFacts) -> Iterator[Check]:
+    missing = [name for name in _CGROUPS if name not in facts.cgroup_controllers]
+    yield _verdict(
+        "cgroups",
+        not missing,
+        "all that containers need",
+        f"without {', '.join(missing)}",
+        "Turn them on at boot: add cgroup_enable=memory cgroup_memory=1 to the kernel's command line, or boot with "
+        "systemd.unified_cgroup_hierarchy=1.",
+    )
+    if facts.kept_data:
+        yield Check(
+            "data",
+            "warning",
+            "an installation that was taken off left its data, and this one goes on with it",
+            "If you don't want that: dragonfly uninstall --delete-data",
+        )
+    if facts.is_installed:
+        yield Check("kubernetes", "ok", "an installation has begun here, and is gone on with")
+    elif facts.k3s or facts.kubernetes:
+        yield Check(
+            "kubernetes",
+            "error",
+            f"there is one already: {facts.k3s or facts.kubernetes}",
+            "Take another host, or install into that cluster by its manifests (docs/kubernetes.md).",
+        )
+    else:
+        yield Check("kubernetes", "ok", "none here yet")
+
+
+def _ports(options: Options, facts: HostFacts) -> Iterator[Check]:
+    if facts.is_installed:
+        return
+    wanted = dict.fromkeys((("tcp", port) for port in TCP_PORTS), "") | dict.fromkeys(
+        (("udp", port) for port in UDP_PORTS), ""
+    )
+    named = {("tcp", port): use for port, use in TCP_PORTS.items()} | {
+        ("udp", port): use for port, use in UDP_PORTS.items()
+    }
+    if options.etcd == "dedicated":
+        wanted |= {("tcp", port): "" for port in _DEDICATED_PORTS}
+        named |= {("tcp", port): use for port, use in _DEDICATED_PORTS.items()}
+    if not options.dhcp:
+        wanted.pop(("udp", 67))
+    taken = [listener for listener in facts.listeners if (listener.protocol, listener.port) in wanted]
+    for listener in taken:
+        yield Check(
+            "ports",
+            "error",
+            f"{listener.protocol} {listener.port}, which {named[listener.protocol, listener.port]} needs, is "
+            f"{_holder(listener)}",
+            _free(listener),
+        )
+    if not taken:
+        yield Check("ports", "ok", "all free")
+
+
+def _holder(listener: Listener) -> str:
+    return f"taken by {listener.process}" if listener.process else "taken"
+
+
+def _free(listener: Listener) -> str:
+    what = listener.process.partition(" ")[0] if listener.process else "what listens there"
+    instead = ", or install with --no-dhcp" if (listener.protocol, listener.port) == ("udp", 67) else ""
+    return f"Stop {what}, or have it listen elsewhere{instead}."
+
+
+def _network(options: Options, facts: HostFacts) -> Iterator[Check]:
+    if not facts.address:
+        yield Check("network", "error", "no default route", "Give this host an IPv4 address and a default route.")
+        return
+    yield Check("network", "ok", f"{facts.address} on {facts.interface}")
+    yield from _addresses(options, facts)
+    if options.etcd == "dedicated" and options.is_first:
+        yield Check(
+            "etcd",
+            "warning",
+            "the swarm's own etcd has one member, on this host, until there are more",
+            "When there are three hosts, add members (docs/kubernetes.md, An etcd of its own).",
+        )
+    if options.dhcp and options.is_first:
+        yield _dhcp(facts)
+    if options.join:
+        yield from _join(options, facts)
+    if options.is_first and not options.tinkerbell_ip:
+        yield Check(
+            "Tinkerbell's address",
+            "warning",
+            f"that of this host, {facts.address}: machines boot from it alone",
+            "With more than one host give Tinkerbell an address that moves: --tinkerbell-ip.",
+        )
+
+
+def _addresses(options: Options, facts: HostFacts) -> Iterator[Check]:
+    for address in options.addresses:
+        if facts.network and IPv4Address(address) not in IPv4Network(facts.network):
+            yield Check(
+                f"address {address}",
+                "error",
+                f"not in {facts.network}, the network of {facts.interface}",
+                "Take a free address of that network: it moves between hosts by ARP.",
+            )
+        elif address == facts.address:
+            yield Check(f"address {address}", "error", "this host's own", "Take one that no host has.")
+        elif facts.taken is None:
+            yield Check(f"address {address}", "warning", "nobody could ask whose it is", "Make sure that it is free.")
+        elif address in facts.taken and not facts.is_installed and options.is_first:
+            yield Check(
+                f"address {address}", "error", "a neighbour answers for it", "Take an address that is nobody's."
+            )
+        else:
+            yield Check(f"address {address}", "ok", "free")
+
+
+def _dhcp(facts: HostFacts) -> Check:
+    if facts.dhcp_servers is None:
+        return Check("DHCP", "warning", "nobody could ask", "Make sure that there is no other DHCP server.")
+    others = [server for server in facts.dhcp_servers if server != facts.address]
+    if others and not facts.is_installed:
+        return Check(
+            "DHCP",
+            "error",
+            f"{', '.join(others)} answers on the wire",
+            "Two DHCP servers on one wire give machines whatever comes first. Turn that one off, have Tinkerbell in a "
+            "network of its own, or install with --no-dhcp and point that server to Tinkerbell (docs/install.md).",
+        )
+    return Check("DHCP", "ok", "nobody else answers on the wire")
+
+
+def _join(options: Options, facts: HostFacts) -> Iterator[Check]:
+    yield _verdict(
+        "server to join",
+        not facts.join_problem,
+        f"{options.join} answers",
+        f"{options.join}: {facts.join_problem}",
+        "Look whether k3s runs there and whether a firewall is between (TCP 6443, 2379, 2380).",
+    )
+    if abs(facts.clock_skew) > _MOST_SKEW:
+        yield Check(
+            "clock",
+            "error",
+            f"{abs(facts.clock_skew):.0f} s {'ahead of' if facts.clock_skew > 0 else 'behind'} {options.join}",
+            "Have both hosts keep time by NTP: certificates and leases go by it.",
+        )
+
+
+def _sources(options: Options, facts: HostFacts) -> Iterator[Check]:
+    for path in facts.missing_files:
+        yield Check("files", "error", f"{path} cannot be read", "Name a file that is there.")
+    if facts.airgap is not None:
+        yield from _airgap(options, facts)
+    elif facts.has_internet:
+        yield Check("sources", "ok", "k3s and Tinkerbell come from the internet")
+    elif not facts.is_installed:
+        yield Check(
+            "sources",
+            "error",
+            "no internet, and no --airgap",
+            "Make a bundle where there is internet (dragonfly bundle DIR), bring it here, and name it: --airgap DIR.",
+        )
+    if options.is_first and not (options.image or options.image_archive or options.airgap):
+        yield Check(
+            "image",
+            "error",
+            "nobody said where the image of a replica is",
+            "Name the archive that `make image` made (--image-archive FILE), an image that this host can pull (--image "
+            "REF), or a bundle (--airgap DIR).",
+        )
+
+
+def _airgap(options: Options, facts: HostFacts) -> Iterator[Check]:
+    airgap = facts.airgap
+    assert airgap is not None
+    if not airgap.present:
+        yield Check("sources", "error", f"{options.airgap} is no directory", "Make it: dragonfly bundle DIR.")
+        return
+    for name in airgap.missing:
+        yield Check(
+            "sources", "error", f"{options.airgap} has no {name}", "Make the bundle again: dragonfly bundle DIR."
+        )
+    for name in airgap.broken:
+        yield Check(
+            "sources", "error", f"{options.airgap}/{name} is not what SHA256SUMS says", "Bring the bundle here again."
+        )
+    if not airgap.missing and not airgap.broken:
+        yield Check("sources", "ok", f"everything comes from {options.airgap}")
+    if not options.artifacts_url:
+        yield Check(
+            "HookOS",
+            "warning",
+            "no --artifacts-url, so machines cannot boot the installer",
+            "Serve the files of HookOS somewhere, and say where: --artifacts-url URL.",
+        )
+
+
+def _verdict(name: str, is_well: bool, well: str, ill: str, remedy: str) -> Check:
+    return Check(name, "ok", well) if is_well else Check(name, "error", ill, remedy)

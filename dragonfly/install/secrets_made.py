@@ -1,0 +1,201 @@
+"""The Secrets of an installation: what the swarm keeps to itself, and where its etcd is. Made once and kept."""
+
+import base64
+import datetime as dt
+import hashlib
+import secrets
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+from dragonfly.install import certificates, k3s
+from dragonfly.install.certificates import BadAuthority, Pair
+from dragonfly.install.cluster import Cluster
+from dragonfly.install.detection import SECRET
+from dragonfly.install.execution import StepFailed
+from dragonfly.install.host import Host
+from dragonfly.install.manifests import ETCD_NAMESPACE, MEMBER_LABEL, NAME, NAMESPACE, OWN_SECRET
+from dragonfly.install.steps import FoundEtcd, GiveEtcd, MakeSecrets
+from dragonfly.kube.resources import DEPLOYMENT, NODE, Object, Ref
+from dragonfly.kube.resources import SECRET as SECRETS
+
+Say = Callable[[str], None]
+
+ADMIN_TOKEN: Final = "admin-token"  # noqa: S105 - its key
+_REPLICA_TOKEN: Final = "replica-token"  # noqa: S105
+_SECRET_KEY: Final = "secret-key"  # noqa: S105
+_MEMBER: Final = "member"
+_ETCD_SECRET: Final = "etcd"  # noqa: S105
+_AUTHORITY_SECRET: Final = "etcd-authority"  # noqa: S105
+_DEDICATED_PORT: Final = 12379
+_PEER_PORT: Final = 12380
+_RESTART: Final = "dragonfly.io/etcd-access"
+_DEPLOYMENT: Final = Ref(DEPLOYMENT, NAMESPACE, NAME)
+
+
+class Secrets:
+    """Makes them, from what is on this host and in the cluster."""
+
+    def __init__(self, host: Host, cluster: Cluster, now: Callable[[], dt.datetime]) -> None:
+        self._host = host
+        self._cluster = cluster
+        self._now = now
+
+    def admin_token(self) -> str:
+        """Return it.
+
+        Raises:
+            StepFailed: it cannot be read.
+        """
+        return self._own()[ADMIN_TOKEN].decode()
+
+    def has_own(self, action: MakeSecrets) -> bool:
+        found = self._read(action.namespace, action.name)
+        return {ADMIN_TOKEN, _REPLICA_TOKEN, _SECRET_KEY} <= found.keys()
+
+    def make_own(self, action: MakeSecrets, say: Say) -> None:
+        """Make what is missing; what is there stays, for passwords are sealed with it.
+
+        Raises:
+            StepFailed: the API server refuses it.
+        """
+        made = {
+            ADMIN_TOKEN: f"df_{secrets.token_hex(24)}".encode(),
+            _REPLICA_TOKEN: base64.b64encode(secrets.token_bytes(32)),
+            _SECRET_KEY: base64.b64encode(secrets.token_bytes(32)),
+        }
+        data = made | dict(self._read(action.namespace, action.name))
+        self._cluster.apply([_secret(action.namespace, action.name, data)], say)
+
+    def has_given(self, action: GiveEtcd) -> bool:
+        given = self._given(action)
+        found = self._cluster.get(_DEPLOYMENT) or {"spec": {"template": {"metadata": {}}}}
+        annotations = found["spec"]["template"]["metadata"].get("annotations", {})
+        return annotations.get(_RESTART) == _digest(given[0]) and self._cluster.has(given)
+
+    def give(self, action: GiveEtcd, say: Say) -> None:
+        """Tell where etcd is, and have replicas that were told otherwise start again one by one.
+
+        Raises:
+            StepFailed: something that is needed cannot be read, or the API server refuses it.
+        """
+        given = self._given(action)
+        self._cluster.apply(given, say)
+        # What makes pods new once they are told otherwise: `endpoints` reaches them as a variable.
+        annotations = {_RESTART: _digest(given[0])}
+        self._cluster.patch(_DEPLOYMENT, {"spec": {"template": {"metadata": {"annotations": annotations}}}})
+
+    def _given(self, action: GiveEtcd) -> list[Object]:
+        access = {
+            "shared": self._shared,
+            "dedicated": self._dedicated,
+            "external": self._external,
+        }[action.mode](action)
+        own = self._own()
+        outside = {
+            # Who joins from outside goes through the relay: the certificate, root on the cluster, stays inside.
+            "replicaToken": own[_REPLICA_TOKEN],
+            "service": f"{NAMESPACE}/{NAME}:http".encode(),
+            "secretKey": own[_SECRET_KEY],
+        }
+        return [_secret(action.namespace, SECRET, access), _secret(action.outside, SECRET, outside)]
+
+    def _shared(self, action: GiveEtcd) -> Mapping[str, bytes]:
+        ca = self._file(str(k3s.ETCD_CA))
+        endpoints = [k3s.gateway(address) for address in self._cluster.etcd_addresses() or (action.address,)]
+        old = self._read(action.namespace, SECRET)
+        if "key" in old and certificates.is_good(old.get("cert", b""), ca, self._now()):
+            pair = Pair(old["cert"], old["key"])
+        else:
+            pair = self._client(Pair(ca, self._file(str(k3s.ETCD_CA_KEY))))
+        return {"endpoints": ",".join(endpoints).encode(), "ca": ca, "cert": pair.certificate, "key": pair.key}
+
+    def _client(self, authority: Pair) -> Pair:
+        try:
+            return certificates.client(authority, "dragonfly", self._now())
+        except BadAuthority as error:
+            raise StepFailed(f"{k3s.ETCD_CA_KEY}: {error}") from error
+
+    def _dedicated(self, action: GiveEtcd) -> Mapping[str, bytes]:
+        found = self._read(ETCD_NAMESPACE, _ETCD_SECRET)
+        if not found:
+            raise StepFailed(
+                f"Secret {ETCD_NAMESPACE}/{_ETCD_SECRET} is not there", "dragonfly install makes it again."
+            )
+        members = self._cluster.labelled_addresses(MEMBER_LABEL, _MEMBER) or (action.address,)
+        endpoints = ",".join(f"https://{address}:{_DEDICATED_PORT}" for address in members)
+        return {"endpoints": endpoints.encode(), "ca": found["ca"], "cert": found["cert"], "key": found["key"]}
+
+    def _external(self, action: GiveEtcd) -> Mapping[str, bytes]:
+        if not action.endpoints:  # a host that joins: the first one was told
+            return self._read(action.namespace, SECRET)
+        return {
+            "endpoints": ",".join(action.endpoints).encode(),
+            "ca": _content(action.ca_file),
+            "username": action.username.encode(),
+            "password": _content(action.password_file).strip(),
+        }
+
+    def has_found(self, action: FoundEtcd) -> bool:
+        node = self._cluster.get(Ref(NODE, "", action.hostname))
+        labels = node["metadata"].get("labels", {}) if node else {}
+        return labels.get(MEMBER_LABEL) == _MEMBER and bool(self._read(ETCD_NAMESPACE, _ETCD_SECRET))
+
+    def found(self, action: FoundEtcd, say: Say) -> None:
+        """Make the authority, a certificate and a first member of the swarm's own etcd; those that are there stay.
+
+        Raises:
+            StepFailed: the API server refuses it.
+        """
+        if not self._read(ETCD_NAMESPACE, _ETCD_SECRET):
+            now = self._now()
+            authority = certificates.authority("dragonfly-etcd", now)
+            pair = certificates.member(authority, (action.address,), now)
+            access = {
+                "ca": authority.certificate,
+                "cert": pair.certificate,
+                "key": pair.key,
+                "initial-cluster": f"{action.hostname}=https://{action.address}:{_PEER_PORT}".encode(),
+                "initial-cluster-state": b"new",
+            }
+            kept = {"ca": authority.certificate, "key": authority.key}
+            self._cluster.apply(
+                [_secret(ETCD_NAMESPACE, _AUTHORITY_SECRET, kept), _secret(ETCD_NAMESPACE, _ETCD_SECRET, access)], say
+            )
+        node = Ref(NODE, "", action.hostname)
+        if not self._cluster.patch(node, {"metadata": {"labels": {MEMBER_LABEL: _MEMBER}}}):
+            raise StepFailed(f"{node} is not there")
+
+    def _own(self) -> Mapping[str, bytes]:
+        found = self._read(NAMESPACE, OWN_SECRET)
+        if not found:
+            raise StepFailed(f"Secret {NAMESPACE}/{OWN_SECRET} is not there", "dragonfly install makes it again.")
+        return found
+
+    def _read(self, namespace: str, name: str) -> Mapping[str, bytes]:
+        found = self._cluster.get(Ref(SECRETS, namespace, name))
+        return {key: base64.b64decode(value) for key, value in ((found or {}).get("data") or {}).items()}
+
+    def _file(self, place: str) -> bytes:
+        return _content(str(self._host.path(place)))
+
+
+def _secret(namespace: str, name: str, data: Mapping[str, bytes]) -> Object:
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": name, "namespace": namespace},
+        "type": "Opaque",
+        "data": {key: base64.b64encode(value).decode() for key, value in sorted(data.items())},
+    }
+
+
+def _digest(access: Object) -> str:
+    return hashlib.sha256(access["data"]["endpoints"].encode()).hexdigest()[:16]
+
+
+def _content(path: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise StepFailed(f"{path} cannot be read: {error.strerror}") from error

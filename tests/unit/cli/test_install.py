@@ -1,0 +1,179 @@
+"""`install` and `uninstall` as people and programs meet them; hosts and hands are values here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from dragonfly.cli import install as cli_install
+from dragonfly.cli import uninstall as cli_uninstall
+from dragonfly.cli.errors import Exit
+from dragonfly.cli.main import run
+from dragonfly.install import host_survey
+from dragonfly.install.execution import StepFailed
+from dragonfly.install.host_facts import HostFacts
+from dragonfly.install.journal import Journal
+from dragonfly.install.options import Options
+from dragonfly.install.steps import Action, MakeDirectory, RemoveTree, SelfTest, Undo
+
+GOOD = HostFacts(address="10.0.0.1", network="10.0.0.0/24", interface="eth0")
+IMAGE = ("--image", "x/y:1")
+
+
+class NoHands:
+    """Hands that only say what they were told to do."""
+
+    def __init__(self) -> None:
+        self.done: list[Action] = []
+        self.undone: list[Undo] = []
+        self.fails_at: type | None = None
+        self.secrets = self
+
+    def admin_token(self) -> str:
+        return "df_secret"
+
+    def is_done(self, action: Action, proof: str) -> bool:
+        return action in self.done
+
+    def undo_of(self, step: str, action: Action) -> tuple[Undo, ...]:
+        return (RemoveTree(action.path, action.is_data),) if isinstance(action, MakeDirectory) else ()
+
+    def carry_out(self, action: Action, say: Callable[[str], None]) -> str:
+        if self.fails_at and isinstance(action, self.fails_at):
+            raise StepFailed("the load balancer has no address yet", "Look at kube-vip.")
+        self.done.append(action)
+        return "http://10.0.0.50:3000" if isinstance(action, SelfTest) else ""
+
+    def take_back(self, undo: Undo) -> str:
+        self.undone.append(undo)
+        return ""
+
+
+class Here:
+    def __init__(self, directory: Path) -> None:
+        self.facts = GOOD
+        self.hands = NoHands()
+        self.journal = Journal(directory / "dragonfly" / "install")
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Here:
+    here = Here(tmp_path)
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    for module in (cli_install, cli_uninstall):
+        monkeypatch.setattr(module, "JOURNAL", here.journal.directory)
+        monkeypatch.setattr(module, "installed_hands", lambda journal: here.hands)
+    monkeypatch.setattr(host_survey, "survey", lambda options, journal: here.facts)
+    return here
+
+
+def test_a_host_that_lacks_something_is_left_alone(here: Here, capsys: pytest.CaptureFixture[str]) -> None:
+    here.facts = msgspec.structs.replace(GOOD, cpus=1)
+
+    assert run(["install", *IMAGE, "--yes"]) == Exit.REFUSED
+
+    out, err = capsys.readouterr()
+    assert "Give this host 2 CPUs or more." in out
+    assert "nothing was changed" in err
+    assert not here.hands.done
+    assert not here.journal.directory.exists()
+
+
+def test_without_a_terminal_nobody_can_be_asked(here: Here, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["install", *IMAGE]) == Exit.USAGE
+
+    assert "say --yes" in capsys.readouterr().err
+    assert not here.hands.done
+
+
+def test_a_dry_run_shows_all_and_changes_nothing(here: Here, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["install", *IMAGE, "--dry-run"]) == Exit.OK
+
+    out = capsys.readouterr().out
+    assert "Start k3s; to undo: stop it" in out
+    assert "cluster-init: true" in out
+    assert "kind: HelmChart" in out
+    assert "kind: Deployment" in out
+    assert not here.hands.done
+    assert not here.journal.directory.exists()
+
+
+def test_a_dry_run_for_programs_is_one_object(here: Here, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["install", *IMAGE, "--dry-run", "-o", "json"]) == Exit.OK
+
+    (line,) = capsys.readouterr().out.splitlines()
+    found = json.loads(line)
+    assert {"checks", "steps", "manifests"} == found.keys()
+    assert found["steps"][0]["name"] == "settings"
+
+
+def test_the_token_is_shown_once(here: Here, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["install", *IMAGE, "--yes"]) == Exit.OK
+    first = capsys.readouterr().out
+    assert "Dragonfly answers at http://10.0.0.50:3000" in first
+    assert "df_secret" in first
+
+    assert run(["install", "--yes"]) == Exit.OK
+    second = capsys.readouterr().out
+    assert "df_secret" not in second
+    assert "unchanged" in second
+
+
+def test_events_are_an_object_a_line(here: Here, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["install", *IMAGE, "--yes", "-o", "json"]) == Exit.OK
+
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {event["event"] for event in events} == {"check", "step", "installed"}
+    assert events[-1]["address"] == "http://10.0.0.50:3000"
+    assert events[-1]["token"] == "df_secret"
+
+
+def test_a_step_that_fails_says_what_stands_and_how_to_go_on(here: Here, capsys: pytest.CaptureFixture[str]) -> None:
+    here.hands.fails_at = SelfTest
+
+    assert run(["install", *IMAGE, "--yes", "--site", "fra1"]) == Exit.FAILED
+
+    err = capsys.readouterr().err
+    assert "the load balancer has no address yet" in err
+    assert "Look at kube-vip." in err
+    assert "What is missing: self-test" in err
+    assert "To go on from there: dragonfly install" in err
+    here.hands.fails_at = None
+    assert run(["install", "--yes"]) == Exit.OK
+    assert here.journal.options() == Options(image="x/y:1", site="fra1")
+
+
+def test_options_that_make_no_sense_are_told(here: Here, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["install", "--floating-ip", "nowhere", "--join", "x", "--yes"]) == Exit.USAGE
+
+    err = capsys.readouterr().err
+    assert "--floating-ip: must be" in err
+    assert "--token-file: is needed" in err
+
+
+def test_what_stays_is_said(here: Here, capsys: pytest.CaptureFixture[str]) -> None:
+    run(["install", *IMAGE, "--yes"])
+    capsys.readouterr()
+
+    assert run(["uninstall", "--yes"]) == Exit.OK
+
+    out = capsys.readouterr().out
+    assert "stays: /var/lib/rancher" in out
+    assert "dragonfly uninstall --delete-data" in out
+    assert "What is installed on machines was not touched." in out
+    assert RemoveTree("/etc/rancher") in here.hands.undone
+    assert run(["uninstall", "--yes", "--delete-data"]) == Exit.OK
+    assert not here.journal.directory.exists()
+    assert run(["uninstall", "--yes"]) == Exit.NOT_FOUND
+
+
+def test_uninstalling_asks_too(here: Here, capsys: pytest.CaptureFixture[str]) -> None:
+    run(["install", *IMAGE, "--yes"])
+
+    assert run(["uninstall"]) == Exit.USAGE
+    assert not here.hands.undone

@@ -1,0 +1,167 @@
+"""The plan: which steps, in which order, with which content."""
+
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+
+from dragonfly.install.host_facts import HostFacts
+from dragonfly.install.k3s import POD_NETWORK
+from dragonfly.install.options import EtcdMode, ExternalEtcd, Options
+from dragonfly.install.plan import plan
+from dragonfly.install.steps import ApplyChart, ApplyObjects, Download, Plan, Step, WriteFile
+
+FACTS = HostFacts(address="10.0.0.1", network="10.0.0.0/24", interface="eth0", hostname="node-1")
+EXTERNAL = ExternalEtcd(endpoints=("https://10.0.0.9:2379",), ca_file="/ca", username="dragonfly", password_file="/pw")
+FIRST = [
+    "settings",
+    "data",
+    "hookos",
+    "binary",
+    "config",
+    "unit",
+    "k3s",
+    "node",
+    "namespaces",
+    "tinkerbell",
+    "secrets",
+    "manifests",
+    "etcd",
+    "replicas",
+    "self-test",
+]
+
+
+def names(made: Plan) -> list[str]:
+    return [step.name for step in made.steps]
+
+
+def step(made: Plan, name: str) -> Step:
+    (found,) = [step for step in made.steps if step.name == name]
+    return found
+
+
+def config(made: Plan) -> dict[str, Any]:
+    action = step(made, "config").action
+    assert isinstance(action, WriteFile)
+    said: dict[str, Any] = yaml.safe_load(action.content)
+    return said
+
+
+def objects(made: Plan) -> dict[tuple[str, str], Any]:
+    action = step(made, "manifests").action
+    assert isinstance(action, ApplyObjects)
+    return {(obj["kind"], obj["metadata"]["name"]): obj for obj in action.objects}
+
+
+def values(made: Plan) -> Any:
+    action = step(made, "tinkerbell").action
+    assert isinstance(action, ApplyChart)
+    return yaml.safe_load(action.object["spec"]["valuesContent"])
+
+
+def test_the_first_host() -> None:
+    made = plan(Options(), FACTS)
+
+    assert names(made) == FIRST
+    assert plan(Options(), FACTS) == made
+
+
+def test_k3s_serves_the_gateway_of_its_etcd_to_pods_and_encrypts_secrets() -> None:
+    said = config(plan(Options(floating_ip="10.0.0.50"), FACTS))
+
+    assert said["cluster-init"] is True
+    assert said["tls-san"] == ["10.0.0.50"]
+    assert said["secrets-encryption"] is True
+    assert "listen-client-http-urls=https://127.0.0.1:2382,https://10.0.0.1:2382" in said["etcd-arg"]
+    assert "enable-grpc-gateway=true" in said["etcd-arg"]
+
+
+def test_a_host_that_joins_starts_k3s_and_tells_the_replicas_of_its_member() -> None:
+    made = plan(Options(join="10.0.0.50", token_file="/token", floating_ip="10.0.0.50"), FACTS)
+
+    assert names(made) == [
+        *("settings", "data", "hookos", "binary", "join-token", "config", "unit", "k3s", "node"),
+        "etcd",
+    ]
+    said = config(made)
+    assert said["server"] == "https://10.0.0.50:6443"
+    assert said["token-file"] == "/etc/rancher/k3s/join-token"
+    assert "cluster-init" not in said
+
+
+def test_airgapped_nothing_is_downloaded() -> None:
+    made = plan(Options(airgap="/bundle"), FACTS, images=("dragonfly.tar", "k3s.tar.zst"))
+
+    assert not [step for step in made.steps if isinstance(step.action, Download)]
+    assert {"image-dragonfly.tar", "image-k3s.tar.zst"} <= set(names(made))
+    chart = step(made, "tinkerbell").action
+    assert isinstance(chart, ApplyChart)
+    assert chart.archive == "/bundle/tinkerbell.tgz"
+    assert values(made)["optional"]["hookos"]["enabled"] is False
+
+
+def test_the_architecture_decides_what_is_downloaded() -> None:
+    action = step(plan(Options(), msgspec.structs.replace(FACTS, architecture="aarch64")), "binary").action
+
+    assert isinstance(action, Download)
+    assert action.url == "https://github.com/k3s-io/k3s/releases/download/v1.36.3%2Bk3s1/k3s-arm64"
+    assert action.sums.endswith("/sha256sum-arm64.txt")
+
+
+def test_without_floating_addresses_k3s_serves_all_on_the_hosts_own() -> None:
+    made = plan(Options(), FACTS)
+
+    assert "loadBalancerClass" not in objects(made)["Service", "dragonfly"]["spec"]
+    assert values(made)["publicIP"] == "10.0.0.1"
+    assert values(made)["artifactsFileServer"] == "http://10.0.0.1:7173"
+    assert values(made)["service"]["lbClass"] == values(made)["optional"]["osie"]["service"]["lbClass"] == ""
+    assert values(made)["optional"]["kubevip"]["enabled"] is False
+    assert values(made)["trustedProxies"] == [POD_NETWORK]
+
+
+def test_floating_addresses_are_asked_for_first_and_held_by_kube_vip() -> None:
+    made = plan(Options(floating_ip="10.0.0.50", tinkerbell_ip="10.0.0.51", artifacts_ip="10.0.0.52"), FACTS)
+
+    assert names(made) == ["addresses", *FIRST]
+    service = objects(made)["Service", "dragonfly"]
+    assert service["spec"]["loadBalancerClass"] == "kube-vip.io/kube-vip-class"
+    assert service["metadata"]["annotations"]["kube-vip.io/loadbalancerIPs"] == "10.0.0.50"
+    assert values(made)["publicIP"] == "10.0.0.51"
+    assert values(made)["artifactsFileServer"] == "http://10.0.0.52:7173"
+    assert values(made)["service"]["lbClass"] == "kube-vip.io/kube-vip-class"
+    assert values(made)["optional"]["kubevip"]["enabled"] is True
+
+
+@pytest.mark.parametrize(
+    ("mode", "external", "credentials"),
+    [
+        ("shared", None, "DRAGONFLY_ETCD_CERT_FILE"),
+        ("dedicated", None, "DRAGONFLY_ETCD_CERT_FILE"),
+        ("external", EXTERNAL, "DRAGONFLY_ETCD_USERNAME"),
+    ],
+)
+def test_each_etcd_has_its_manifests(mode: EtcdMode, external: ExternalEtcd | None, credentials: str) -> None:
+    made = plan(Options(etcd=mode, external=external, site="fra1", image="x/y:1"), FACTS)
+    found = objects(made)
+    (container,) = found["Deployment", "dragonfly"]["spec"]["template"]["spec"]["containers"]
+
+    told = {variable["name"]: variable.get("value") for variable in container["env"]}
+    assert credentials in told
+    assert told["DRAGONFLY_SITE"] == "fra1"
+    assert container["image"] == "x/y:1"
+    assert (("DaemonSet", "etcd") in found) == (mode == "dedicated") == ("own-etcd" in names(made))
+
+
+def test_nothing_of_it_claims_a_volume() -> None:
+    for obj in objects(plan(Options(), FACTS)).values():
+        assert "PersistentVolume" not in yaml.safe_dump(obj)
+
+
+def test_no_two_steps_share_a_name_and_each_says_what_it_does() -> None:
+    options = Options(airgap="/b", floating_ip="10.0.0.50", etcd="dedicated")
+    made = plan(options, FACTS, images=("a.tar", "b.tar"))
+
+    assert len(set(names(made))) == len(made.steps)
+    assert all(step.title and step.done for step in made.steps)

@@ -1,0 +1,136 @@
+"""Each prerequisite that a host lacks is told, with its remedy; a host that has all of them has no error."""
+
+from typing import Any
+
+import msgspec
+import pytest
+
+from dragonfly.install.host_facts import Airgap, HostFacts, Listener
+from dragonfly.install.options import Options
+from dragonfly.install.preflight import Check, errors, preflight
+
+GOOD = HostFacts(address="10.0.0.1", network="10.0.0.0/24", interface="eth0")
+WITH_IMAGE = Options(image="registry.example.com/dragonfly:0.1.0")
+
+
+def checks(facts: HostFacts = GOOD, options: Options = WITH_IMAGE, **other: Any) -> tuple[Check, ...]:
+    return preflight(options, msgspec.structs.replace(facts, **other))
+
+
+def test_a_good_host_has_no_error() -> None:
+    assert errors(checks()) == ()
+
+
+@pytest.mark.parametrize(
+    ("lacking", "name", "remedy"),
+    [
+        ({"system": "Darwin"}, "system", "Install on Linux"),
+        ({"architecture": "riscv64"}, "system", "x86_64 or aarch64"),
+        ({"is_root": False}, "user", "sudo dragonfly install"),
+        ({"has_systemd": False}, "systemd", "docs/kubernetes.md"),
+        ({"cpus": 1}, "CPUs", "2 CPUs or more"),
+        ({"memory": 2 << 30}, "memory", "4 GiB or more"),
+        ({"free_disk": 5 << 30}, "disk", "Free 10 GiB"),
+        ({"cgroup_controllers": ("cpu", "cpuset", "pids")}, "cgroups", "cgroup_enable=memory"),
+        ({"k3s": "k3s (/usr/local/bin/k3s)"}, "kubernetes", "Take another host"),
+        ({"kubernetes": "a kubelet (/var/lib/kubelet/config.yaml)"}, "kubernetes", "Take another host"),
+        ({"listeners": (Listener("tcp", 6443, "haproxy (pid 9)"),)}, "ports", "Stop haproxy"),
+        ({"listeners": (Listener("udp", 67, "dnsmasq (pid 9)"),)}, "ports", "--no-dhcp"),
+        ({"listeners": (Listener("udp", 8472),)}, "ports", "Stop what listens there"),
+        ({"address": ""}, "network", "default route"),
+        ({"dhcp_servers": ("10.0.0.254",)}, "DHCP", "Turn that one off"),
+        ({"has_internet": False}, "sources", "--airgap DIR"),
+        ({"missing_files": ("/token",)}, "files", "Name a file that is there"),
+    ],
+)
+def test_what_is_lacking_is_told_with_its_remedy(lacking: dict[str, Any], name: str, remedy: str) -> None:
+    (found,) = errors(checks(**lacking))
+
+    assert found.name == name
+    assert remedy in found.remedy
+
+
+def test_the_holder_of_a_port_is_named() -> None:
+    (found,) = errors(checks(listeners=(Listener("tcp", 2379, "etcd (pid 7)"), Listener("tcp", 22, "sshd (pid 1)"))))
+
+    assert found.found == "tcp 2379, which etcd needs, is taken by etcd (pid 7)"
+
+
+def test_a_dhcp_server_of_the_site_is_none_of_our_business_without_ours() -> None:
+    options = msgspec.structs.replace(WITH_IMAGE, dhcp=False)
+    facts: dict[str, Any] = {"dhcp_servers": ("10.0.0.254",), "listeners": (Listener("udp", 67, "dnsmasq (pid 9)"),)}
+
+    assert errors(checks(options=options, **facts)) == ()
+
+
+@pytest.mark.parametrize(
+    ("address", "taken", "level"),
+    [
+        ("10.0.0.50", (), "ok"),
+        ("10.0.0.50", None, "warning"),
+        ("10.0.0.50", ("10.0.0.50",), "error"),
+        ("10.0.0.1", (), "error"),
+        ("10.9.0.1", (), "error"),
+    ],
+)
+def test_a_floating_address_belongs_to_the_network_and_to_nobody(
+    address: str, taken: tuple[str, ...] | None, level: str
+) -> None:
+    options = msgspec.structs.replace(WITH_IMAGE, floating_ip=address)
+
+    (found,) = [check for check in checks(options=options, taken=taken) if check.name == f"address {address}"]
+
+    assert found.level == level
+    assert bool(found.remedy) == (level != "ok")
+
+
+def test_what_our_own_installation_does_is_no_trouble_for_it() -> None:
+    """The ports are k3s's by now, and the address the load balancer's."""
+    options = msgspec.structs.replace(WITH_IMAGE, floating_ip="10.0.0.50")
+    ours: dict[str, Any] = {
+        "is_installed": True,
+        "k3s": "k3s (/usr/local/bin/k3s)",
+        "listeners": (Listener("tcp", 6443, "k3s (pid 5)"),),
+        "taken": ("10.0.0.50",),
+        "dhcp_servers": ("10.0.0.7",),
+        "has_internet": False,
+    }
+
+    assert errors(checks(options=options, **ours)) == ()
+
+
+def test_joining_needs_a_server_that_answers_and_clocks_that_agree() -> None:
+    options = Options(join="10.0.0.2", token_file="/token")
+
+    assert errors(checks(options=options)) == ()
+    (server,) = errors(checks(options=options, join_problem="does not answer: refused"))
+    assert (server.name, server.found) == ("server to join", "10.0.0.2: does not answer: refused")
+    (clock,) = errors(checks(options=options, clock_skew=-60.0))
+    assert clock.found == "60 s behind 10.0.0.2"
+
+
+def test_a_bundle_must_be_whole() -> None:
+    options = Options(airgap="/bundle")
+
+    assert errors(checks(options=options, airgap=Airgap(present=True))) == ()
+    (nowhere,) = errors(checks(options=options, airgap=Airgap()))
+    assert nowhere.found == "/bundle is no directory"
+    found = errors(checks(options=options, airgap=Airgap(present=True, missing=("k3s",), broken=("images/a.tar",))))
+    assert [check.found for check in found] == [
+        "/bundle has no k3s",
+        "/bundle/images/a.tar is not what SHA256SUMS says",
+    ]
+
+
+def test_somebody_must_say_where_the_image_is() -> None:
+    (found,) = errors(checks(options=Options()))
+
+    assert found.name == "image"
+    assert "--image-archive" in found.remedy
+
+
+def test_everything_that_is_not_well_has_a_remedy() -> None:
+    bad = HostFacts(architecture="s390x", is_root=False, cpus=1, memory=1, free_disk=1, kept_data=True)
+
+    for check in preflight(Options(etcd="dedicated"), bad):
+        assert bool(check.remedy) == (check.level != "ok"), check
