@@ -47,6 +47,8 @@ from dragonfly.kube.resources import Object
 
 _PAUSE: Final = 0.5
 _ANSWER_SECONDS: Final = 10
+_DOWN_SECONDS: Final = 30
+"""systemd starts k3s again within some; one that stays away for so long does not come."""
 
 
 class RealHands:
@@ -207,7 +209,12 @@ class RealHands:
             StepFailed: k3s ended, or it took too long.
         """
         deadline, told = time.monotonic() + seconds, ""
+        patience = time.monotonic() + _DOWN_SECONDS
         while left := problem():
+            if self._host.is_active(k3s.SERVICE):
+                patience = time.monotonic() + _DOWN_SECONDS
+            elif time.monotonic() > patience:
+                raise StepFailed(f"{k3s.SERVICE} does not run", self._host.last_words(k3s.SERVICE))
             if left != told:
                 say(left)
                 told = left

@@ -4,6 +4,7 @@ Frames are read and written on a packet socket, so that neither needs an address
 host keeps no answer from it.
 """
 
+import fcntl
 import ipaddress
 import os
 import select
@@ -11,7 +12,6 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Final, TypeVar
 
 T = TypeVar("T")
@@ -19,6 +19,7 @@ T = TypeVar("T")
 _ALL: Final = b"\xff" * 6
 _ARP: Final = 0x0806
 _IP: Final = 0x0800
+_SIOCGIFHWADDR: Final = 0x8927
 _PROBES: Final = 3
 _WAIT: Final = 1.0
 """Seconds for an answer to each of the probes."""
@@ -142,5 +143,6 @@ def _answers(wire: socket.socket, read: Callable[[bytes], T | None]) -> T | None
 
 
 def _hardware_address(interface: str) -> bytes:
-    text = Path(f"/sys/class/net/{interface}/address").read_text(encoding="ascii").strip()
-    return bytes.fromhex(text.replace(":", ""))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        found = fcntl.ioctl(probe, _SIOCGIFHWADDR, struct.pack("256s", interface.encode()[:15]))
+    return found[18:24]
