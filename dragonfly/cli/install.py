@@ -155,21 +155,21 @@ def _carry_out(options: Options, plan: Plan, journal: Journal, *, as_json: bool)
         with Teller(console(), as_json=as_json) as teller:
             address = install(plan, hands, journal, teller)
     except Stopped as stopped:
-        raise CliError(_what_stands(stopped), Exit.FAILED, _how_to_go_on(stopped)) from stopped
+        raise CliError(what_stands(stopped), Exit.FAILED, how_to_go_on(stopped, "install")) from stopped
     journal.installed(address or "joined")
     token = hands.secrets.admin_token() if options.is_first and not was_shown else ""
     _tell_end(options, address, token, as_json=as_json)
     return Exit.OK
 
 
-def _what_stands(stopped: Stopped) -> str:
+def what_stands(stopped: Stopped) -> str:
     standing = ", ".join(step.name for step in stopped.standing) or "nothing"
     missing = ", ".join(step.name for step in stopped.missing)
     return f"{stopped}\nWhat stands: {standing}\nWhat is missing: {missing}"
 
 
-def _how_to_go_on(stopped: Stopped) -> str:
-    going_on = "To go on from there: dragonfly install\nTo take everything back: dragonfly uninstall"
+def how_to_go_on(stopped: Stopped, command: str) -> str:
+    going_on = f"To go on from there: dragonfly {command}\nTo take everything back: dragonfly uninstall"
     return f"{stopped.reason.remedy}\n{going_on}" if stopped.reason.remedy else going_on
 
 

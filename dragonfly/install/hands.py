@@ -12,8 +12,10 @@ from typing import Any, Final
 
 from dragonfly.install import k3s
 from dragonfly.install.cluster import Cluster, Say
+from dragonfly.install.detection import SECRET as ETCD_SECRET
 from dragonfly.install.execution import StepFailed
 from dragonfly.install.host import Host, sha256
+from dragonfly.install.manifests import NAME, NAMESPACE
 from dragonfly.install.neighbours import Neighbours
 from dragonfly.install.secrets_made import Secrets
 from dragonfly.install.steps import (
@@ -29,6 +31,7 @@ from dragonfly.install.steps import (
     FoundEtcd,
     GiveEtcd,
     Gone,
+    ImportImages,
     LeaveCluster,
     MakeDirectory,
     MakeSecrets,
@@ -43,10 +46,12 @@ from dragonfly.install.steps import (
     WriteFile,
     names_of,
 )
-from dragonfly.kube.resources import Object
+from dragonfly.install.upgrade import restored
+from dragonfly.kube.resources import DEPLOYMENT, SECRET, Object, Ref
 
 _PAUSE: Final = 0.5
 _ANSWER_SECONDS: Final = 10
+_BACK_SECONDS: Final = 300
 _DOWN_SECONDS: Final = 30
 """systemd starts k3s again within some; one that stays away for so long does not come."""
 
@@ -91,6 +96,8 @@ class RealHands:
                 return proof == _download_proof(url, host.sum(path))
             case StartService(unit, files):
                 return proof == self._digest(files) and host.is_active(unit)
+            case ImportImages(archive):
+                return bool(proof) and proof == host.sum(archive)
             case ClaimAddresses(_, addresses):
                 return proof == ",".join(addresses)
             case _:
@@ -158,6 +165,9 @@ class RealHands:
             case StartService(unit, files):
                 host.start(unit)
                 return self._digest(files)
+            case ImportImages(archive):
+                host.import_images(archive)
+                return host.sum(archive)
             case ClaimAddresses(interface, addresses):
                 return self._claimed(interface, addresses)
             case _:
@@ -201,6 +211,25 @@ class RealHands:
             case DeleteObjects(objects):
                 return self._cluster.delete(objects)
         return ""
+
+    def deployment(self) -> Object | None:
+        """The replicas' Deployment (`upgrade.Workload`)."""
+        return self._cluster.get(Ref(DEPLOYMENT, NAMESPACE, NAME))
+
+    def put_back(self, deployment: Object, say: Say) -> None:
+        self._cluster.apply([restored(deployment)], say)
+        self._wait(lambda: self._cluster.rollout_problem(NAMESPACE, NAME), _BACK_SECONDS, say)
+
+    def etcd_access(self) -> Object:
+        """Return the Secret that says where etcd is.
+
+        Raises:
+            StepFailed: it is not there, or the cluster does not answer.
+        """
+        found = self._cluster.get(Ref(SECRET, NAMESPACE, ETCD_SECRET))
+        if found is None:
+            raise StepFailed(f"Secret {NAMESPACE}/{ETCD_SECRET} is not there", "To make it: dragonfly install")
+        return found
 
     def _wait(self, problem: Callable[[], str], seconds: float, say: Say) -> None:
         """Wait until there is no problem left, telling each that there is.

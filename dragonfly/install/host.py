@@ -16,10 +16,11 @@ from typing import IO, Final
 from urllib.request import Request, urlopen
 
 from dragonfly.install.execution import StepFailed
+from dragonfly.install.k3s import BINARY
 from dragonfly.install.steps import RemoveDirectory, RemoveFile, RestoreFile, Undo
 
 _PIECE: Final = 1 << 20
-_COMMAND_SECONDS: Final = 120
+_COMMAND_SECONDS: Final = 300
 _SILENCE_SECONDS: Final = 60
 _IS_RULE_OF_K3S: Final = re.compile("KUBE-|CNI-|flannel", re.IGNORECASE)
 _UNITS: Final = "/etc/systemd/system"
@@ -150,6 +151,16 @@ class Host:
             done = self.systemctl(*arguments)
             if done.returncode != 0:
                 raise StepFailed(f"systemctl {' '.join(arguments)}: {done.stderr.strip()}", self.last_words(unit))
+
+    def import_images(self, archive: str) -> None:
+        """Give a running k3s the images of an archive.
+
+        Raises:
+            StepFailed: it does not take them.
+        """
+        done = _run(str(BINARY), "ctr", "images", "import", str(self.path(archive)))
+        if done.returncode != 0:
+            raise StepFailed(f"{archive} cannot be imported: {done.stderr.strip()[-500:]}")
 
     def stop(self, unit: str) -> None:
         """Stop it with all that it left running, and start it at boot no more; nothing if it is not there."""

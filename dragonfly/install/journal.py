@@ -89,6 +89,11 @@ class Journal:
         """Where files lie that were replaced."""
         return self.directory / "saved"
 
+    @property
+    def former(self) -> Path:
+        """Where an upgrade keeps what the replicas were before it."""
+        return self.directory / "before-upgrade"
+
     def exists(self) -> bool:
         """Whether there is one that we may read."""
         return os.access(self._file, os.R_OK)
@@ -112,7 +117,7 @@ class Journal:
         """Remove it, with its directory, and the one above if nothing else is in that."""
         if self.directory.is_dir():
             shutil.rmtree(self.saved, ignore_errors=True)
-            for file in (self._file, self.directory / "lock"):
+            for file in (self._file, self.former, self.directory / "lock"):
                 file.unlink(missing_ok=True)
         for directory in (self.directory, self.directory.parent):
             with contextlib.suppress(OSError):  # not there, or something else is in it

@@ -24,6 +24,7 @@ from dragonfly.install.steps import (
     Download,
     FoundEtcd,
     GiveEtcd,
+    ImportImages,
     MakeDirectory,
     MakeSecrets,
     Plan,
@@ -47,6 +48,7 @@ def plan(options: Options, facts: HostFacts, *, images: tuple[str, ...] = ()) ->
         (
             *_files(options, facts, images),
             *_server(options, facts),
+            *_imported(options, images),
             *(_cluster(options, facts) if options.is_first else ()),
             *_etcd(options, facts),
             *(_readiness() if options.is_first else ()),
@@ -159,6 +161,19 @@ def _server(options: Options, facts: HostFacts) -> Iterator[Step]:
         "" if options.is_first else "take the node out of the cluster",
         AwaitNode(facts.hostname, leaves=not options.is_first),
     )
+
+
+def _imported(options: Options, images: tuple[str, ...]) -> Iterator[Step]:
+    """Only those of replicas: an upgrade brings them to a k3s that runs."""
+    named = [options.image_archive.rpartition("/")[2]] if options.image_archive else []
+    for name in (*named, *(image for image in images if image.startswith("dragonfly"))):
+        yield Step(
+            f"import-{name}",
+            f"Import the images of {name}",
+            "k3s has them",
+            "",
+            ImportImages(str(k3s.IMAGES / name)),
+        )
 
 
 def _cluster(options: Options, facts: HostFacts) -> Iterator[Step]:

@@ -50,6 +50,12 @@ class StartService(msgspec.Struct, frozen=True, tag="service"):
     """What it makes that goes with it."""
 
 
+class ImportImages(msgspec.Struct, frozen=True, tag="import"):
+    """A running k3s has the images of an archive; one that starts takes them up by itself."""
+
+    archive: str
+
+
 class AwaitNode(msgspec.Struct, frozen=True, tag="node"):
     """The API server answers, and this host is a ready node of the cluster."""
 
@@ -132,6 +138,7 @@ Action: TypeAlias = (
     | CopyFile
     | Download
     | StartService
+    | ImportImages
     | AwaitNode
     | ClaimAddresses
     | ApplyObjects

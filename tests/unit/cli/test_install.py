@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from dragonfly.cli import install as cli_install
 from dragonfly.cli import uninstall as cli_uninstall
+from dragonfly.cli import upgrade as cli_upgrade
 from dragonfly.cli.errors import Exit
 from dragonfly.cli.main import run
 from dragonfly.install import host_survey
@@ -35,6 +37,12 @@ class NoHands:
 
     def admin_token(self) -> str:
         return "df_secret"
+
+    def etcd_access(self) -> dict[str, Any]:
+        return {}
+
+    def deployment(self) -> None:
+        return None
 
     def is_done(self, action: Action, proof: str) -> bool:
         return action in self.done
@@ -177,3 +185,46 @@ def test_uninstalling_asks_too(here: Here, capsys: pytest.CaptureFixture[str]) -
 
     assert run(["uninstall"]) == Exit.USAGE
     assert not here.hands.undone
+
+
+def test_only_what_is_installed_is_upgraded(
+    here: Here, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli_upgrade, "JOURNAL", here.journal.directory)
+
+    assert run(["upgrade", "--image", "x/y:2", "--yes"]) == Exit.NOT_FOUND
+
+    assert "See: dragonfly install" in capsys.readouterr().err
+
+
+def test_a_layout_that_is_not_known_is_refused_before_anything_changes(
+    here: Here, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(["install", *IMAGE, "--yes"])
+    here.hands.done.clear()
+
+    def unknown(secret: object) -> None:
+        raise StepFailed("etcd holds layout version 9, and this Dragonfly knows 1", "Use a newer one.")
+
+    monkeypatch.setattr(cli_upgrade, "JOURNAL", here.journal.directory)
+    monkeypatch.setattr(cli_upgrade, "installed_hands", lambda journal: here.hands)
+    monkeypatch.setattr(cli_upgrade, "check_schema", unknown)
+
+    assert run(["upgrade", "--image", "x/y:2", "--yes"]) == Exit.REFUSED
+
+    assert "etcd holds layout version 9" in capsys.readouterr().err
+    assert not here.hands.done
+    assert here.journal.options() == Options(image="x/y:1")
+
+
+def test_an_upgrade_keeps_the_other_options(
+    here: Here, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(["install", *IMAGE, "--site", "fra1", "--yes"])
+    monkeypatch.setattr(cli_upgrade, "JOURNAL", here.journal.directory)
+    monkeypatch.setattr(cli_upgrade, "installed_hands", lambda journal: here.hands)
+    monkeypatch.setattr(cli_upgrade, "check_schema", lambda secret: None)
+
+    assert run(["upgrade", "--image", "x/y:2", "--yes"]) == Exit.OK
+
+    assert here.journal.options() == Options(image="x/y:2", site="fra1")

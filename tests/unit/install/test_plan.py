@@ -95,7 +95,8 @@ def test_airgapped_nothing_is_downloaded() -> None:
     made = plan(Options(airgap="/bundle"), FACTS, images=("dragonfly.tar", "k3s.tar.zst"))
 
     assert not [step for step in made.steps if isinstance(step.action, Download)]
-    assert {"image-dragonfly.tar", "image-k3s.tar.zst"} <= set(names(made))
+    assert {"image-dragonfly.tar", "image-k3s.tar.zst", "import-dragonfly.tar"} <= set(names(made))
+    assert "import-k3s.tar.zst" not in names(made)
     chart = step(made, "tinkerbell").action
     assert isinstance(chart, ApplyChart)
     assert chart.archive == "/bundle/tinkerbell.tgz"

@@ -1,0 +1,149 @@
+"""An upgrade whose replicas don't get ready goes back to what was there before it, whatever ended the first try."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dragonfly.install.cluster import rollout_problem
+from dragonfly.install.execution import Event, StepFailed, Stopped
+from dragonfly.install.journal import Journal
+from dragonfly.install.steps import Action, ApplyObjects, AwaitReplicas, Plan, Step, Undo
+from dragonfly.install.upgrade import WentBack, restored, upgrade
+
+FORMER = {"metadata": {"name": "dragonfly", "labels": {"a": "b"}, "uid": "1"}, "spec": {"image": "v1"}, "status": {}}
+PLAN = Plan(
+    (
+        Step("manifests", "Change the Deployment", "changed", "", ApplyObjects(({"image": "v2"},))),
+        Step("replicas", "Wait", "ready", "", AwaitReplicas("dragonfly", "dragonfly")),
+    )
+)
+
+
+class Cluster:
+    """Hands and workload of a cluster with one Deployment."""
+
+    def __init__(self) -> None:
+        self.now: Any = FORMER
+        self.fails_at: tuple[type, ...] = ()
+        self.cannot_go_back = False
+
+    def is_done(self, action: Action, proof: str) -> bool:
+        return False
+
+    def undo_of(self, step: str, action: Action) -> tuple[Undo, ...]:
+        return ()
+
+    def carry_out(self, action: Action, say: Callable[[str], None]) -> str:
+        if isinstance(action, self.fails_at):
+            raise StepFailed("2 of 3 replicas are ready")
+        if isinstance(action, ApplyObjects):
+            self.now = {"metadata": {}, "spec": {"image": "v2"}}
+        return ""
+
+    def take_back(self, undo: Undo) -> str:
+        return ""
+
+    def deployment(self) -> Any:
+        return self.now
+
+    def put_back(self, deployment: Any, say: Callable[[str], None]) -> None:
+        if self.cannot_go_back:
+            raise StepFailed("the former ones don't get ready either")
+        self.now = deployment
+
+
+@pytest.fixture
+def cluster() -> Cluster:
+    return Cluster()
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Journal:
+    journal = Journal(tmp_path / "install")
+    journal.installed("http://10.0.0.1:3000")
+    return journal
+
+
+def upgraded(cluster: Cluster, journal: Journal) -> list[Event]:
+    told: list[Event] = []
+    upgrade(PLAN, cluster, cluster, journal, told.append)
+    return told
+
+
+def test_an_upgrade_that_goes_well_leaves_nothing_to_go_back_to(cluster: Cluster, journal: Journal) -> None:
+    upgraded(cluster, journal)
+
+    assert cluster.now["spec"] == {"image": "v2"}
+    assert not journal.former.exists()
+
+
+def test_replicas_that_dont_get_ready_are_replaced_by_the_former(cluster: Cluster, journal: Journal) -> None:
+    cluster.fails_at = (AwaitReplicas,)
+
+    with pytest.raises(WentBack, match="2 of 3 replicas are ready"):
+        upgraded(cluster, journal)
+
+    assert cluster.now == FORMER
+    assert not journal.former.exists()
+
+
+def test_what_the_former_was_survives_a_crash_in_between(cluster: Cluster, journal: Journal) -> None:
+    cluster.fails_at = (AwaitReplicas,)
+    cluster.cannot_go_back = True
+    with pytest.raises(StepFailed):
+        upgraded(cluster, journal)
+    assert cluster.now["spec"] == {"image": "v2"}
+    cluster.cannot_go_back = False
+
+    with pytest.raises(WentBack):
+        upgraded(cluster, journal)
+
+    assert cluster.now == FORMER
+
+
+def test_a_step_before_them_is_no_reason_to_go_back(cluster: Cluster, journal: Journal) -> None:
+    cluster.fails_at = (ApplyObjects,)
+
+    with pytest.raises(Stopped):
+        upgraded(cluster, journal)
+
+    assert journal.former.exists()
+
+
+def test_what_is_put_back_has_no_history() -> None:
+    assert restored(FORMER) == {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": "dragonfly", "namespace": "dragonfly", "labels": {"a": "b"}},
+        "spec": {"image": "v1"},
+    }
+
+
+@pytest.mark.parametrize(
+    ("status", "problem"),
+    [
+        ({}, "the change was not noticed yet"),
+        ({"observedGeneration": 2, "updatedReplicas": 1}, "1 of 3 replicas are new"),
+        ({"observedGeneration": 2, "updatedReplicas": 3, "replicas": 4}, "a former replica still runs"),
+        (
+            {"observedGeneration": 2, "updatedReplicas": 3, "replicas": 3, "readyReplicas": 2},
+            "2 of 3 replicas are ready",
+        ),
+        (
+            {
+                "observedGeneration": 2,
+                "conditions": [{"type": "ReplicaFailure", "status": "True", "message": "forbidden"}],
+            },
+            "pods cannot be made: forbidden",
+        ),
+        ({"observedGeneration": 2, "updatedReplicas": 3, "replicas": 3, "readyReplicas": 3}, ""),
+    ],
+)
+def test_what_a_rollout_waits_for(status: dict[str, Any], problem: str) -> None:
+    deployment = {"metadata": {"generation": 2}, "spec": {"replicas": 3}, "status": status}
+
+    assert rollout_problem(deployment) == problem
