@@ -40,6 +40,7 @@ class Dragonfly(TopicGroup):
             "install": Entry(
                 f"{_HERE}.install", "install_command", "Make this host a server, with all that a swarm needs"
             ),
+            "bundle": Entry(f"{_HERE}.bundle", "bundle_command", "Fetch all that hosts without internet need"),
             "upgrade": Entry(f"{_HERE}.upgrade", "upgrade_command", "Bring what is installed here to this version"),
             "uninstall": Entry(f"{_HERE}.uninstall", "uninstall_command", "Take back what was installed here"),
         },

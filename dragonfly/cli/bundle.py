@@ -1,0 +1,32 @@
+"""`dragonfly bundle`: all that an installation needs, in a directory for hosts without internet."""
+
+from pathlib import Path
+
+import click
+
+from dragonfly.cli.errors import CliError, Exit
+from dragonfly.cli.session import console
+from dragonfly.install.bundle import Wanted, make
+from dragonfly.install.execution import StepFailed
+from dragonfly.install.options import K3S_VERSION, TINKERBELL_VERSION
+from dragonfly.install.registry import Registry
+
+
+@click.command(name="bundle")
+@click.argument("directory", metavar="DIR")
+@click.option("--image-archive", metavar="FILE", required=True, help="Of a replica, as `make image` makes it.")
+@click.option("--arch", type=click.Choice(["amd64", "arm64"]), default="amd64", show_default=True)
+@click.option("--k3s-version", default=K3S_VERSION, show_default=True)
+@click.option("--tinkerbell-version", default=TINKERBELL_VERSION, show_default=True)
+def bundle_command(directory: str, *, image_archive: str, arch: str, k3s_version: str, tinkerbell_version: str) -> int:
+    """Fetch k3s, Tinkerbell and their images into DIR, for `dragonfly install --airgap DIR` elsewhere."""
+    wanted = Wanted(arch, k3s_version, tinkerbell_version, image_archive)
+    err = console(stderr=True)
+    try:
+        make(Path(directory), wanted, Registry(), lambda text: err.print(text, soft_wrap=True))
+    except StepFailed as error:
+        raise CliError(f"the bundle is not whole: {error}", Exit.UNREACHABLE, error.remedy) from error
+    except OSError as error:
+        raise CliError(f"{directory} cannot be written: {error.strerror}", Exit.USAGE) from error
+    console().print(f"{directory} has all that an installation needs.", soft_wrap=True)
+    return Exit.OK
