@@ -52,7 +52,7 @@ from dragonfly.kube.resources import DEPLOYMENT, SECRET, Object, Ref
 _PAUSE: Final = 0.5
 _ANSWER_SECONDS: Final = 10
 _BACK_SECONDS: Final = 300
-_DOWN_SECONDS: Final = 30
+_DOWN_SECONDS: Final = 90
 """systemd starts k3s again within some; one that stays away for so long does not come."""
 
 

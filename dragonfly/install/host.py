@@ -21,6 +21,7 @@ from dragonfly.install.steps import RemoveDirectory, RemoveFile, RestoreFile, Un
 
 _PIECE: Final = 1 << 20
 _COMMAND_SECONDS: Final = 300
+_START_SECONDS: Final = 1800
 _SILENCE_SECONDS: Final = 60
 _IS_RULE_OF_K3S: Final = re.compile("KUBE-|CNI-|flannel", re.IGNORECASE)
 _UNITS: Final = "/etc/systemd/system"
@@ -136,7 +137,8 @@ class Host:
             raise StepFailed(f"{error.filename} cannot be removed: {error.strerror}") from error
 
     def systemctl(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return _run("systemctl", *arguments)
+        # A unit of type `notify` is waited for until it is ready; k3s unpacks images first.
+        return _run("systemctl", *arguments, seconds=_START_SECONDS)
 
     def is_active(self, unit: str) -> bool:
         return self.systemctl("is-active", "--quiet", unit).returncode == 0
@@ -279,12 +281,10 @@ def _remove_if_empty(path: Path) -> None:
         return  # something of somebody else's is in it
 
 
-def _run(*command: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+def _run(*command: str, stdin: str = "", seconds: int = _COMMAND_SECONDS) -> subprocess.CompletedProcess[str]:
     try:
-        return subprocess.run(
-            command, input=stdin, capture_output=True, text=True, check=False, timeout=_COMMAND_SECONDS
-        )
+        return subprocess.run(command, input=stdin, capture_output=True, text=True, check=False, timeout=seconds)
     except FileNotFoundError:
         return subprocess.CompletedProcess(command, 127, "", f"{command[0]} is not installed")
     except subprocess.TimeoutExpired:
-        return subprocess.CompletedProcess(command, 124, "", f"{command[0]} took longer than {_COMMAND_SECONDS} s")
+        return subprocess.CompletedProcess(command, 124, "", f"{command[0]} took longer than {seconds} s")

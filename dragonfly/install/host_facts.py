@@ -50,6 +50,8 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     """The same of another Kubernetes."""
     is_installed: bool = False
     """Whether an installation of ours has begun here, so that what follows from it is no trouble."""
+    is_started: bool = False
+    """Whether it has come so far that the ports and addresses are its own."""
     kept_data: bool = False
     """Whether an installation that was taken off left its data."""
     dhcp_servers: tuple[str, ...] | None = ()

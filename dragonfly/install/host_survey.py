@@ -47,6 +47,7 @@ def survey(
     interface, address, network = _default_route(root)
     records = journal.records()
     installed = any(record.state != "undone" for record in records.values())
+    started = "k3s" in records and records["k3s"].state != "undone"
     wire = neighbours or Neighbours()
     facts = HostFacts(
         system=platform.system(),
@@ -66,8 +67,9 @@ def survey(
         k3s=_first(root, {str(k3s.BINARY): "k3s", str(k3s.UNIT): "k3s's service", str(k3s.CONFIG): "k3s's settings"}),
         kubernetes=_first(root, _OTHER_KUBERNETES),
         is_installed=installed,
+        is_started=started,
         kept_data=bool(records) and not installed,
-        dhcp_servers=_dhcp_servers(wire, interface) if options.dhcp and options.is_first and not installed else (),
+        dhcp_servers=_dhcp_servers(wire, interface) if options.dhcp and options.is_first and not started else (),
         taken=_taken(wire, interface, options.addresses),
         has_internet=bool(options.airgap) or _has_internet(),
         airgap=airgap(Path(options.airgap)) if options.airgap else None,

@@ -135,7 +135,7 @@ def _ground(facts: HostFacts) -> Iterator[Check]:
 
 
 def _ports(options: Options, facts: HostFacts) -> Iterator[Check]:
-    if facts.is_installed:
+    if facts.is_started:
         return
     wanted = dict.fromkeys((("tcp", port) for port in TCP_PORTS), "") | dict.fromkeys(
         (("udp", port) for port in UDP_PORTS), ""
@@ -210,7 +210,7 @@ def _addresses(options: Options, facts: HostFacts) -> Iterator[Check]:
             yield Check(f"address {address}", "error", "this host's own", "Take one that no host has.")
         elif facts.taken is None:
             yield Check(f"address {address}", "warning", "nobody could ask whose it is", "Make sure that it is free.")
-        elif address in facts.taken and not facts.is_installed and options.is_first:
+        elif address in facts.taken and not facts.is_started and options.is_first:
             yield Check(
                 f"address {address}", "error", "a neighbour answers for it", "Take an address that is nobody's."
             )
@@ -222,7 +222,7 @@ def _dhcp(facts: HostFacts) -> Check:
     if facts.dhcp_servers is None:
         return Check("DHCP", "warning", "nobody could ask", "Make sure that there is no other DHCP server.")
     others = [server for server in facts.dhcp_servers if server != facts.address]
-    if others and not facts.is_installed:
+    if others and not facts.is_started:
         return Check(
             "DHCP",
             "error",
@@ -257,7 +257,7 @@ def _sources(options: Options, facts: HostFacts) -> Iterator[Check]:
         yield from _airgap(options, facts)
     elif facts.has_internet:
         yield Check("sources", "ok", "k3s and Tinkerbell come from the internet")
-    elif not facts.is_installed:
+    elif not facts.is_started:
         yield Check(
             "sources",
             "error",

@@ -89,6 +89,7 @@ def test_what_our_own_installation_does_is_no_trouble_for_it() -> None:
     options = msgspec.structs.replace(WITH_IMAGE, floating_ip="10.0.0.50")
     ours: dict[str, Any] = {
         "is_installed": True,
+        "is_started": True,
         "k3s": "k3s (/usr/local/bin/k3s)",
         "listeners": (Listener("tcp", 6443, "k3s (pid 5)"),),
         "taken": ("10.0.0.50",),
@@ -97,6 +98,14 @@ def test_what_our_own_installation_does_is_no_trouble_for_it() -> None:
     }
 
     assert errors(checks(options=options, **ours)) == ()
+
+
+def test_an_installation_that_has_not_started_k3s_needs_free_ports_still() -> None:
+    begun: dict[str, Any] = {"is_installed": True, "k3s": "k3s (/usr/local/bin/k3s)"}
+
+    (found,) = errors(checks(listeners=(Listener("tcp", 6443, "haproxy (pid 9)"),), **begun))
+
+    assert found.name == "ports"
 
 
 def test_joining_needs_a_server_that_answers_and_clocks_that_agree() -> None:
