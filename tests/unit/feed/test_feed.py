@@ -37,7 +37,7 @@ def test_a_client_that_moves_from_replica_to_replica_has_the_state_of_each_revis
         replica = replicas[0]
         for writes in [*OPENING, *story]:
             await etcd.store.commit(*writes)
-            step = data.draw(st.sampled_from(("nothing", "read", "wake", "take", "cut", "late replica")))
+            step = data.draw(st.sampled_from(("nothing", "read", "wake", "take", "look", "cut", "late replica")))
             if step == "read":
                 replica.read(data.draw(st.integers(1, 4)))
             elif step == "wake":
@@ -46,7 +46,10 @@ def test_a_client_that_moves_from_replica_to_replica_has_the_state_of_each_revis
                 taken = subscription.take()
                 for chunk in taken.chunks if taken else ():
                     client.feed(chunk)
-            elif step in {"cut", "late replica"}:
+            elif step == "look" and subscription.is_left_behind():
+                subscription.let_go()
+                step = "cut" if subscription.position is not None else step
+            if step in {"cut", "late replica"}:
                 subscription.close()
                 if step == "late replica":
                     replicas.append(Replica(etcd))
@@ -56,10 +59,15 @@ def test_a_client_that_moves_from_replica_to_replica_has_the_state_of_each_revis
                 subscription = await replica.feed.resume(view, client.position, patience=0, coalesce=coalesced)
         replica.read_all()
         drain(subscription, client)
+        if subscription.is_left_behind():
+            client.cut()
+            subscription = await replica.feed.resume(view, client.position, patience=0, coalesce=coalesced)
+            drain(subscription, client)
         assert client.state == etcd.state(etcd.store.revision, view)
         assert subscription.position == replica.mirror.revision
 
-    with patch("dragonfly.feed.history._WIDE", data.draw(st.sampled_from((0, 32)))):
+    wide, chunk = data.draw(st.sampled_from((0, 32))), data.draw(st.sampled_from((0, 64 * 1024)))
+    with patch("dragonfly.feed.history._WIDE", wide), patch("dragonfly.feed.channel.CHUNK", chunk):
         asyncio.run(run())
 
 
