@@ -160,6 +160,13 @@ def test_filters_are_the_apis(swarm: Any, at_swarm: Any) -> None:
     }
 
 
+def test_provisions_are_chosen_by_cluster(swarm: Any, at_swarm: Any) -> None:
+    at_swarm("get", "provisions", "--cluster", "fra", "--phase", "Failed")
+
+    (request,) = swarm.requests
+    assert request.query == {"cluster": "fra", "phase": "Failed", "limit": "1000"}
+
+
 def test_a_filter_that_the_kind_does_not_have_is_refused_here(swarm: Any, at_swarm: Any) -> None:
     done = at_swarm("get", "templates", "--phase", "Failed")
 
