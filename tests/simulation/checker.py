@@ -4,7 +4,7 @@ The checker sees every transaction, every Kubernetes write, every request when i
 agent was handed. It believes no replica: who owns a shard is what the claim in etcd says at that instant.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from dragonfly.kube.resources import BMC_JOB, BMC_MACHINE, BMC_TASK, HARDWARE, TEMPLATE, WORKFLOW, Object, Ref, ref_of
@@ -16,7 +16,7 @@ from dragonfly.model.values import LOCAL
 from dragonfly.store import keys, records
 from dragonfly.store.values import Batch, Put
 from dragonfly.store.values import Write as EtcdWrite
-from dragonfly.swarm.shards import ShardId, shard_of
+from dragonfly.swarm.shards import ShardId, shard_of, shards_of
 from tests.netboot import allows_netboot
 from tests.simulation.apiserver import Write, epoch_of
 from tests.simulation.etcd import EtcdServer
@@ -350,6 +350,15 @@ class Checker:
                 continue
             if machine.deleting_since is not None or name not in hardware:
                 return f"P5: {name} is still being deleted, or has no Hardware"
+        return ""
+
+    def held_by(self, replicas: Collection[str]) -> str:
+        """What of the shards is still with one of these, which others come before."""
+        for shard in shards_of(LOCAL, self._shards):
+            item = self._etcd.item(keys.claim(*shard))
+            owner = self._claimed_by.get(item.create_revision) if item else None
+            if owner is not None and owner.name in replicas:
+                return f"P6: shard {shard.shard} is with {owner.name}, and the cluster prefers another site"
         return ""
 
     def finish(self) -> None:

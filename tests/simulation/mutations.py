@@ -26,8 +26,8 @@ from dragonfly.model.swarm import Member
 from dragonfly.store import keys, records
 from dragonfly.store.errors import Unavailable
 from dragonfly.store.mirror import Mirror
-from dragonfly.store.values import Absent, Batch, Put, Unchanged
-from dragonfly.swarm import moves
+from dragonfly.store.values import Absent, Batch, Claimed, Put, Unchanged
+from dragonfly.swarm import moves, ownership
 from dragonfly.swarm.ownership import Ownership
 from dragonfly.swarm.shards import rankings
 from dragonfly.swarm.vacancies import Vacancies
@@ -95,6 +95,19 @@ def _commit_without_claim(patch: pytest.MonkeyPatch) -> None:
         return int(await self._store.commit(*writes, given=given))
 
     patch.setattr(Fence, "commit", commit)
+
+
+def _commit_whatever_is_there(patch: pytest.MonkeyPatch) -> None:
+    async def commit(self: Any, *writes: Any, given: Any) -> int:
+        del given
+        self.check()
+        return int(await self._store.commit(*writes, given=[Claimed(keys.claim(*self._shard), self.epoch)]))
+
+    patch.setattr(Fence, "commit", commit)
+
+
+def _prefer_no_site(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(ownership, "rankings", lambda shards, members: rankings(dict.fromkeys(shards, ()), members))
 
 
 def _write_without_version(patch: pytest.MonkeyPatch) -> None:
@@ -411,6 +424,7 @@ def _begin_nothing(patch: pytest.MonkeyPatch) -> None:
 
 MUTATIONS = (
     Mutation("a commit does not compare the claim", ("P4",), STOPPED, _commit_without_claim),
+    Mutation("a commit does not compare the object", ("P1", "P3", "P5"), STOPPED, _commit_whatever_is_there),
     Mutation("a Kubernetes write carries no resourceVersion", ("P4", "P1", "P7"), STOPPED, _write_without_version),
     Mutation("an apply to where nothing was takes what is there", ("P4",), STOPPED, _apply_over_what_is_there),
     Mutation("a patch says nothing of its epoch", ("P4",), STOPPED, _patch_without_epoch),
@@ -446,5 +460,6 @@ MUTATIONS = (
     Mutation("a locked machine is provisioned", ("P3",), LOCKS, _accept_for_locked),
     Mutation("a provision fails with its owner", ("P7",), KILLED, _fail_with_the_owner),
     Mutation("an unowned shard waits for somebody better", ("P6",), KILLED, _leave_it_to_the_best),
+    Mutation("no site is preferred", ("P6",), CALM, _prefer_no_site),
     Mutation("an unowned shard is not shown", ("P6",), CALM, _hide_unowned),
 )

@@ -45,18 +45,22 @@ class Servers(NamedTuple):
     kube: ApiServer
     streams: Streams
     shards: int
+    sites: tuple[str, ...] = ()
+    """That the cluster prefers."""
 
 
 class Replica:
     """A process of a replica, from its start to its end; started again, it is another one of the same name."""
 
-    def __init__(self, servers: Servers, name: str, random: Random, skew: Callable[[], float]) -> None:
+    def __init__(self, servers: Servers, name: str, random: Random, skew: Callable[[], float], site: str = "") -> None:
         """Make it, not yet running.
 
         Args:
             skew: seconds by which its wall clock is wrong.
+            site: where it runs.
         """
         self.name = name
+        self.site = site
         self.process = Process(name)
         self._loop = servers.loop
         self._skew = skew
@@ -67,7 +71,7 @@ class Replica:
         self.following = Following(servers.etcd, servers.wire, self.process, self._store, self.mirror, random)
         self.keeper = Keeper(self._loop, self._store, self._look)
         self.kube = KubeClient(servers.kube, servers.streams, self.process)
-        self._shards: dict[ShardId, tuple[str, ...]] = dict.fromkeys(shards_of(LOCAL, servers.shards), ())
+        self._shards: dict[ShardId, tuple[str, ...]] = dict.fromkeys(shards_of(LOCAL, servers.shards), servers.sites)
         self.controller = ClusterController(
             Place(LOCAL, NAMESPACE, servers.shards, workers=2, limits=LIMITS, power=POWER_LIMITS),
             kube=self.kube,
@@ -178,7 +182,7 @@ class Replica:
     def _member(self) -> Member:
         return Member(
             id=self.name,
-            site="",
+            site=self.site,
             version="0",
             address=f"{self.name}:3000",
             started=_STARTED,

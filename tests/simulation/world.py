@@ -47,6 +47,9 @@ CONVERGED_WITHIN = 400.0
 """Seconds after the faults have ended within which everything has come to its end (P5): the longest deadline that can
 have begun, and more."""
 
+NEAR = "near"
+"""The site that the cluster prefers, where there are two."""
+
 REFUSED = "kube: refused by the policy"
 """How an outcome counts what the admission policy did."""
 
@@ -88,6 +91,7 @@ class World:
         count = random.randint(2, self.profile.most_replicas)
         self.skews = {f"r{number}": random.uniform(-1, 1) for number in range(count)}
         self.until = random.uniform(4, 16)
+        self.sites = _drawn_sites(random, list(self.skews))
         self.is_quiet = False
         self._connect()
         self._furnish()
@@ -167,6 +171,9 @@ class World:
     def _not_converged(self) -> str:
         if any(self.etcd.revision != replica.mirror.revision for replica in self.replicas.values()):
             return "P9: a mirror is behind"
+        far = {name for name, site in self.sites.items() if site != NEAR}
+        if words := self.checker.held_by(far):
+            return words
         return self.checker.unfinished(
             [obj for kind in (HARDWARE, WORKFLOW, BMC_MACHINE, BMC_JOB) for obj in self.kube.all(kind)]
         )
@@ -196,8 +203,9 @@ class World:
         if name in self.replicas:
             return
         self.history.note(self.loop.time(), name, "starts")
-        servers = Servers(self.loop, self.wire, self.etcd, self.kube, self.streams, self.shards)
-        replica = Replica(servers, name, self.random, lambda: self.skews[name])
+        preferred = (NEAR,) if self.sites else ()
+        servers = Servers(self.loop, self.wire, self.etcd, self.kube, self.streams, self.shards, preferred)
+        replica = Replica(servers, name, self.random, lambda: self.skews[name], self.sites.get(name, ""))
         replica.kube.on_send = lambda verb, what: self.checker.sent(replica.process, verb, what)
         replica.kube.on_look = self.checker.looked
         self.replicas[name] = replica
@@ -391,6 +399,13 @@ class World:
             reboots=odd == "reboots",
             seconds=seconds,
         )
+
+
+def _drawn_sites(random: Random, replicas: list[str]) -> dict[str, str]:
+    """Where each replica runs, in a third of the histories: the last one of them far from the cluster."""
+    if random.random() >= 1 / 3:
+        return {}
+    return {name: "far" if name == replicas[-1] else NEAR for name in replicas}
 
 
 def run_seed(seed: int, profile: Profile | None = None) -> Outcome:
