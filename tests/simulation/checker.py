@@ -211,7 +211,7 @@ class Checker:
         machine = self._machine_of(ref, what)
         if process.is_deluded:
             if verb == "delete":
-                # It carries no epoch. What it deletes is not armed, or has ended; whose work that was is told so (P7).
+                # It carries no epoch. No machine is at work on it (`_check_removal`); whose it was is told so (P7).
                 self.excuses.deleted_by_hand.add(ref.name)
         elif machine:
             shard = ShardId(LOCAL, shard_of(machine, self._shards))
