@@ -1,7 +1,7 @@
 """Replicas of the API in one process: real application, real mirror, a model of etcd."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -70,7 +70,22 @@ class Lease:
 class Replica:
     """One replica; `http` is signed in."""
 
-    def __init__(self, name: str, store: StoreModel, ulids: Iterator[str], **context: Any) -> None:
+    def __init__(
+        self,
+        name: str,
+        store: Any,
+        ulids: Iterator[str],
+        *,
+        watch: Callable[[Any, Mirror], Any] = Watch,
+        **context: Any,
+    ) -> None:
+        """Make it.
+
+        Args:
+            store: a model of etcd, or a real one.
+            watch: what keeps its mirror current.
+            context: what its application is given otherwise than usual.
+        """
         self.store = store
         self.clock = Clock()
         self.registry = CollectorRegistry()
@@ -102,7 +117,7 @@ class Replica:
         parts: dict[str, Any] = {"store": self.measured, "insight": insight, "feed": self.feed, "streams": self.streams}
         self.context = Context(**(parts | given))
         self.app = create_app(self.context)
-        self.watch = Watch(store, self.mirror)
+        self.watch = watch(store, self.mirror)
         self.http = self.client({"Authorization": f"Bearer {TOKEN}"})
 
     def client(self, headers: dict[str, str] | None = None) -> httpx.AsyncClient:
