@@ -35,6 +35,11 @@ class ClusterCheckView(Value, frozen=True, kw_only=True):
     ok: bool
     error: str
     version: str
+    """Kubernetes'."""
+    tinkerbell: str
+    """Tinkerbell's version, as the image of its Deployment says; empty for unknown."""
+    namespace: str
+    """Tinkerbell's, where it was looked for."""
     missing_types: tuple[str, ...]
     missing_rights: tuple[MissingRight, ...]
     reached_by: dict[str, str] = {}
@@ -85,6 +90,8 @@ def check_view(cluster: str, replica: str, found: Checkup, live: Iterable[Member
         ok=not (found.error or found.missing_types or found.missing_rights),
         error=found.error,
         version=found.version,
+        tinkerbell=found.tinkerbell,
+        namespace=found.namespace,
         missing_types=found.missing_types,
         missing_rights=found.missing_rights,
         reached_by=reaching if found.error else {},

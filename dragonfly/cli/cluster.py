@@ -82,7 +82,11 @@ def check(session: Session, name: str) -> int:
         session.write(f"cluster {name}: may not {', '.join(missing)} {resource}: grant it (deploy/k3s/base/rbac.yaml)")
     if not found["ok"]:
         return Exit.FAILED
-    session.write(f"cluster {name}: has all that Dragonfly needs ({asked}, Kubernetes {found['version']})")
+    versions = f"Kubernetes {found['version']}"
+    if tinkerbell := found.get("tinkerbell"):
+        versions += f", Tinkerbell {tinkerbell}"
+    place = f" in namespace {found['namespace']}" if found.get("namespace") else ""
+    session.write(f"cluster {name}: has all that Dragonfly needs{place} ({asked}, {versions})")
     return Exit.OK
 
 

@@ -10,6 +10,7 @@ from dragonfly.kube.resources import (
     BMC_JOB,
     BMC_MACHINE,
     BMC_TASK,
+    DEPLOYMENT,
     EVENT,
     HARDWARE,
     NAMESPACE,
@@ -34,6 +35,12 @@ NEEDED: Final[tuple[tuple[Resource, tuple[str, ...]], ...]] = (
     (EVENT, ("create", "patch")),
     (NAMESPACE, ("get",)),
 )
+NEEDED_PARTS: Final[tuple[tuple[Resource, str, str], ...]] = ((WORKFLOW, "status", "patch"),)
+"""Rights to subresources: without this one no Workflow could be taken from its agent."""
+
+_DEPLOYMENT: Final = "tinkerbell"
+"""The name that its Helm chart gives it, and its image."""
+
 _NOBODY: Final = "dragonfly-looks-for-the-type"
 
 
@@ -48,10 +55,14 @@ class MissingRight(Value, frozen=True, kw_only=True):
 class Checkup(Value, frozen=True, kw_only=True):
     """What one replica found."""
 
+    namespace: str = ""
+    """Where it looked for Tinkerbell."""
     error: str = ""
     """Why the API server could not be asked; then nothing else is known."""
     version: str = ""
     """The API server's."""
+    tinkerbell: str = ""
+    """Tinkerbell's version, as the image of its Deployment says; empty where there is none, or it may not be read."""
     missing_types: tuple[str, ...] = ()
     """Of Tinkerbell's, such as `workflows.tinkerbell.org`."""
     missing_rights: tuple[MissingRight, ...] = ()
@@ -64,15 +75,39 @@ async def examine(kube: Kube, namespace: str) -> Checkup:
         served = [await _is_served(kube, resource, namespace) for resource, _ in NEEDED]
         asked = [(resource, verb) for resource, verbs in NEEDED for verb in verbs]
         allowed = await asyncio.gather(*(kube.can(verb, resource, namespace) for resource, verb in asked))
+        denied = [part for part in NEEDED_PARTS if not await _may(kube, namespace, *part)]
+        tinkerbell = await _tinkerbell(kube, namespace)
     except KubeError as error:
-        return Checkup(error=error.message)
+        return Checkup(namespace=namespace, error=error.message)
     missing = [_named(resource) for (resource, _), there in zip(NEEDED, served, strict=True) if not there]
     rights = [
         MissingRight(verb=verb, resource=_named(resource))
         for (resource, verb), may in zip(asked, allowed, strict=True)
         if not may
     ]
-    return Checkup(version=version, missing_types=tuple(missing), missing_rights=tuple(rights))
+    rights += [MissingRight(verb=verb, resource=f"{_named(resource)}/{part}") for resource, part, verb in denied]
+    return Checkup(
+        namespace=namespace,
+        version=version,
+        tinkerbell=tinkerbell,
+        missing_types=tuple(missing),
+        missing_rights=tuple(rights),
+    )
+
+
+async def _may(kube: Kube, namespace: str, resource: Resource, part: str, verb: str) -> bool:
+    return await kube.can(verb, resource, namespace, subresource=part)
+
+
+async def _tinkerbell(kube: Kube, namespace: str) -> str:
+    try:
+        found = await kube.get(Ref(DEPLOYMENT, namespace, _DEPLOYMENT))
+    except (NotFound, Forbidden):
+        return ""
+    images = (container.get("image", "") for container in found["spec"]["template"]["spec"]["containers"])
+    # A registry's port has a colon, too; a digest says nothing to people.
+    names = (image.partition("@")[0].rpartition("/")[2] for image in images)
+    return next((version for name, _, version in (name.partition(":") for name in names) if name == _DEPLOYMENT), "")
 
 
 async def _is_served(kube: Kube, resource: Resource, namespace: str) -> bool:

@@ -165,12 +165,13 @@ class Connection:
             return ()
         return tuple(resource.name for resource in _read(_as_types, answer).resources if "/" not in resource.name)
 
-    async def can(self, verb: str, resource: Resource, namespace: str) -> bool:
+    async def can(self, verb: str, resource: Resource, namespace: str, *, subresource: str = "") -> bool:
         attributes = {
             "verb": verb,
             "group": resource.group,
             "version": resource.version,
             "resource": resource.plural,
+            "subresource": subresource,
             "namespace": namespace,
         }
         review = {

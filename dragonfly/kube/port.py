@@ -88,8 +88,8 @@ class Kube(Protocol):
     async def version(self) -> str:
         """The API server's version, such as `v1.36.3`."""
 
-    async def can(self, verb: str, resource: Resource, namespace: str) -> bool:
-        """Whether these credentials may do `verb` (SelfSubjectAccessReview)."""
+    async def can(self, verb: str, resource: Resource, namespace: str, *, subresource: str = "") -> bool:
+        """Whether these credentials may do `verb`, to a part such as `status` if named (SelfSubjectAccessReview)."""
 
     def watch(
         self,

@@ -161,7 +161,7 @@ class KubeClient:
         await self._ask(lambda: None, write=False)
         return "v1.36.3"
 
-    async def can(self, verb: str, resource: Resource, namespace: str) -> bool:
+    async def can(self, verb: str, resource: Resource, namespace: str, *, subresource: str = "") -> bool:
         del verb, resource, namespace
         return True
 

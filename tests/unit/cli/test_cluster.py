@@ -127,12 +127,17 @@ def test_what_it_lacks_ends_with_exit_code_1(swarm: Any, at_swarm: Any) -> None:
     swarm.reply(f"POST {ROUTE}/fra/check", 200, found)
     lacking = at_swarm("cluster", "check", "fra")
     swarm.reply(f"POST {ROUTE}/fra/check", 200, found | {"ok": True, "missingTypes": [], "missingRights": []})
+    former = at_swarm("cluster", "check", "fra")
+    more = {"ok": True, "missingTypes": [], "missingRights": [], "tinkerbell": "v0.25.0", "namespace": "tinkerbell"}
+    swarm.reply(f"POST {ROUTE}/fra/check", 200, found | more)
     well = at_swarm("cluster", "check", "fra")
 
     assert (lacking.code, well.code) == (1, 0)
     assert "has no workflows.tinkerbell.org" in lacking.out
     assert "may not get, patch secrets" in lacking.out
-    assert "has all that Dragonfly needs" in well.out
+    assert "has all that Dragonfly needs (replica a asked, Kubernetes v1.36.3)" in former.out
+    words = "needs in namespace tinkerbell (replica a asked, Kubernetes v1.36.3, Tinkerbell v0.25.0)"
+    assert words in well.out
 
 
 def test_one_is_removed_only_if_somebody_says_so(swarm: Any, at_swarm: Any) -> None:

@@ -6,28 +6,42 @@ from typing import Any
 import pytest
 import yaml
 
-from dragonfly.controllers.checkup import NEEDED, MissingRight, examine
+from dragonfly.controllers.checkup import NEEDED, NEEDED_PARTS, MissingRight, examine
 from dragonfly.kube.errors import Forbidden, KubeError, NotFound, Unreachable
-from dragonfly.kube.resources import HARDWARE, SECRET, WORKFLOW, Object, Ref, Resource
+from dragonfly.kube.resources import DEPLOYMENT, HARDWARE, SECRET, WORKFLOW, Object, Ref, Resource
 from dragonfly.sandbox.shipped import shipped
 
 
 class Cluster:
     """As much of an API server as is asked."""
 
-    def __init__(self, *, lacks: Mapping[Resource, KubeError] = {}, denied: frozenset[tuple[str, Resource]]) -> None:
+    def __init__(
+        self,
+        *,
+        lacks: Mapping[Resource, KubeError] = {},
+        denied: frozenset[tuple[str, Resource]] = frozenset(),
+        denied_parts: frozenset[str] = frozenset(),
+        images: tuple[str, ...] = (),
+    ) -> None:
         self._lacks = lacks
         self._denied = denied
+        self._denied_parts = denied_parts
+        self._images = images
 
     async def version(self) -> str:
         return "v1.36.3"
 
     async def get(self, ref: Ref) -> Object:
+        if ref.resource == DEPLOYMENT and self._images:
+            return {"spec": {"template": {"spec": {"containers": [{"image": image} for image in self._images]}}}}
         raise self._lacks.get(ref.resource, NotFound("no such object", status=404, reason="NotFound"))
 
-    async def can(self, verb: str, resource: Resource, namespace: str) -> bool:
+    async def can(self, verb: str, resource: Resource, namespace: str, *, subresource: str = "") -> bool:
         assert namespace == "tinkerbell"
-        return (verb, resource) not in self._denied
+        return (
+            verb,
+            resource,
+        ) not in self._denied and f"{verb} {resource.plural}/{subresource}" not in self._denied_parts
 
 
 async def look(cluster: Any) -> Any:
@@ -42,11 +56,13 @@ def test_everything_that_is_asked_for_is_granted_by_the_shipped_role() -> None:
         for rule in role["rules"]
         for group in rule["apiGroups"]
         for resource in rule["resources"]
-        if "/" not in resource
         for verb in rule["verbs"]
     }
 
-    assert {(resource.group, resource.plural, verb) for resource, verbs in NEEDED for verb in verbs} == granted
+    needed = {(resource.group, resource.plural, verb) for resource, verbs in NEEDED for verb in verbs}
+    needed |= {(resource.group, f"{resource.plural}/{part}", verb) for resource, part, verb in NEEDED_PARTS}
+    assert granted - needed == {("apps", "deployments", "get")}, "for Tinkerbell's version, and nobody needs that"
+    assert not needed - granted
 
 
 async def test_nothing_is_missing() -> None:
@@ -67,6 +83,28 @@ async def test_types_and_rights_are_named() -> None:
         MissingRight(verb="patch", resource="hardware.tinkerbell.org"),
         MissingRight(verb="get", resource="secrets"),
     }
+
+
+async def test_the_right_to_a_part_is_asked_for_as_well() -> None:
+    """Without it no Workflow could be taken from its agent."""
+    found = await look(Cluster(denied_parts=frozenset({"patch workflows/status"})))
+
+    assert found.missing_rights == (MissingRight(verb="patch", resource="workflows.tinkerbell.org/status"),)
+
+
+@pytest.mark.parametrize(
+    ("images", "version"),
+    [
+        ((), ""),
+        (("ghcr.io/tinkerbell/tinkerbell:v0.25.0",), "v0.25.0"),
+        (("docker.io/library/nginx:1.29", "registry:5000/tinkerbell/tinkerbell:v0.25.1@sha256:abc"), "v0.25.1"),
+        (("registry:5000/tinkerbell",), ""),
+    ],
+)
+async def test_tinkerbells_version_is_what_its_image_says(images: tuple[str, ...], version: str) -> None:
+    found = await look(Cluster(images=images))
+
+    assert (found.tinkerbell, found.namespace) == (version, "tinkerbell")
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ class ScriptedKube:
     async def version(self) -> str:
         raise NotImplementedError
 
-    async def can(self, verb: str, resource: Resource, namespace: str) -> bool:
+    async def can(self, verb: str, resource: Resource, namespace: str, *, subresource: str = "") -> bool:
         raise NotImplementedError
 
 
