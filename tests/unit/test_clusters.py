@@ -177,6 +177,7 @@ class Slow:
         self.ending = asyncio.Event()
         self.trouble = "it is being connected"
         self.twins = SimpleNamespace(trouble=self.trouble, reachable=False)
+        self.examiner = SimpleNamespace(found=None)
         self.queue = SimpleNamespace(depth=0)
         self.controller = self.guard = self.connection = self
         self.state = None
