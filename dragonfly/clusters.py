@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 import structlog
 
 from dragonfly.controllers.around import Around, Gauges, Place
-from dragonfly.controllers.checkup import Checkup, examine
+from dragonfly.controllers.checkup import Examiner, examine
 from dragonfly.controllers.cluster import ClusterController
 from dragonfly.controllers.guard import Guard
 from dragonfly.intent.clusters import kubeconfig_place
@@ -24,7 +24,7 @@ from dragonfly.kube.errors import KubeError
 from dragonfly.kube.events import Recorder
 from dragonfly.kube.kubeconfig import server_side_of
 from dragonfly.kube.measured import MeasuredKube
-from dragonfly.model.cluster import NAMESPACE, Cluster
+from dragonfly.model.cluster import NAMESPACE, Checkup, Cluster
 from dragonfly.model.machine import Machine
 from dragonfly.model.swarm import AdmissionPolicy
 from dragonfly.model.values import LOCAL
@@ -119,6 +119,13 @@ class Parts:
             now=means.now,
             changed=ownership.look,
         )
+        self.examiner = Examiner(
+            kube,
+            setup.namespace,
+            mine=lambda: ownership.epoch(ShardId(name, 0)) is not None,
+            clock=means.monotonic,
+            changed=ownership.look,
+        )
 
     @property
     def trouble(self) -> str:
@@ -131,6 +138,7 @@ class Parts:
         async with asyncio.TaskGroup() as group:
             group.create_task(self.controller.run())
             group.create_task(self.guard.run())
+            group.create_task(self.examiner.run())
             group.create_task(self._recorder.run())
 
     async def quiesce(self, shard: ShardId) -> None:
@@ -258,6 +266,12 @@ class Clusters:
     @property
     def unreached(self) -> Mapping[str, Reach]:
         return {name: tended.reach for name, tended in sorted(self._tended.items()) if tended.reach.since is not None}
+
+    @property
+    def checkups(self) -> dict[str, Checkup]:
+        """What this replica found in the clusters that it examines."""
+        found = {name: tended.parts.examiner.found for name, tended in self._tended.items() if tended.parts is not None}
+        return {name: checkup for name, checkup in found.items() if checkup is not None}
 
     @property
     def admission_policies(self) -> dict[str, AdmissionPolicy]:

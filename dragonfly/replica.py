@@ -402,6 +402,7 @@ class Replica:
             unreachable={name: reach.since for name, reach in unreached.items() if reach.since is not None},
             troubles={name: reach.reason for name, reach in unreached.items() if reach.reason},
             admission_policies=self._clusters.admission_policies,
+            checkups=self._clusters.checkups,
         )
 
     def _unsealed(self, machine: Machine) -> str:

@@ -8,17 +8,16 @@ import msgspec
 
 from dragonfly.api.catalog import Catalog, Row
 from dragonfly.api.lists import Listing
-from dragonfly.controllers.checkup import Checkup, MissingRight
 from dragonfly.feed.shown import cluster_words
 from dragonfly.feed.views import ClusterView, cluster_view
-from dragonfly.model.cluster import Cluster
+from dragonfly.model.cluster import Checkup, Cluster, MissingRight
 from dragonfly.model.machine import Machine
 from dragonfly.model.swarm import Member, drivers_of
 from dragonfly.model.values import Value
 from dragonfly.store import keys
 from dragonfly.store.mirror import Held, Mirror, Update
 from dragonfly.swarm.claims import owner_of
-from dragonfly.swarm.members import reach, reaches
+from dragonfly.swarm.members import checkup_of, reach, reaches
 
 CLUSTERS: Final = Listing("Cluster", (), ("name", "createdAt", "updatedAt"), "name")
 
@@ -108,6 +107,7 @@ def composed(mirror: Mirror, population: Population, name: str, cluster: Cluster
         replicas=reaches(mirror, name),
         owners=[owner_of(mirror, keys.claim(name, shard)) for shard in range(cluster.spec.shards)],
         machines=population.count(name),
+        checkup=checkup_of(mirror, name),
     )
 
 

@@ -6,10 +6,10 @@ from typing import NamedTuple, Protocol, TypeAlias
 
 from dragonfly.api.access import Access
 from dragonfly.api.streams import Streams
-from dragonfly.controllers.checkup import Checkup
 from dragonfly.feed.feed import Feed
 from dragonfly.install.detection import Detection, EtcdFound
 from dragonfly.intent.plan import Sealer
+from dragonfly.model.cluster import Checkup
 from dragonfly.model.webhook import Webhook
 from dragonfly.relay.relay import Relay
 from dragonfly.store.health import Health

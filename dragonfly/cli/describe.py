@@ -206,12 +206,21 @@ def cluster_parts(cluster: Document, now: datetime) -> Iterator[Part]:
     yield Field("Sites", ",".join(at(cluster, "spec.sites") or []))
     yield Field("Calls a second", text_at(cluster, "spec.qps"))
     yield Field("Machines", text_at(status, "machines"))
+    yield Field("Kubernetes", text_at(status, "checkup.version"))
+    yield Field("Tinkerbell", text_at(status, "checkup.tinkerbell"))
+    yield Field("Lacks", ", ".join(_lacking(at(status, "checkup") or {})), "red")
     yield Field("Being removed", _ago(status.get("removingSince"), now), "red")
     yield from _metadata(cluster, now)
     owners = sorted((int(shard), owner) for shard, owner in (status.get("owners") or {}).items())
     said = [_said(replica, now) for replica in status.get("replicas") or []]
     yield Section("Replicas", ("REPLICA", "SITE", "REACHES", "REASON"), said)
     yield Section("Shards", ("SHARD", "OWNER"), [[Cell(str(shard)), Cell(owner or "none")] for shard, owner in owners])
+
+
+def _lacking(checkup: Document) -> Iterator[str]:
+    yield from checkup.get("missingTypes") or ()
+    for right in checkup.get("missingRights") or ():
+        yield f"the right to {right['verb']} {right['resource']}"
 
 
 def _said(replica: Document, now: datetime) -> list[Cell]:

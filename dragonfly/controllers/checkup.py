@@ -1,6 +1,7 @@
 """What a cluster lacks for Dragonfly to work in it: types and rights, asked of its API server."""
 
 import asyncio
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Final
 
@@ -20,7 +21,7 @@ from dragonfly.kube.resources import (
     Ref,
     Resource,
 )
-from dragonfly.model.values import Value
+from dragonfly.model.cluster import Checkup, MissingRight
 
 _ALL: Final = ("get", "list", "watch", "create", "patch", "delete")
 # As deploy/k3s/base/rbac.yaml grants them; a test compares the two.
@@ -41,31 +42,14 @@ NEEDED_PARTS: Final[tuple[tuple[Resource, str, str], ...]] = ((WORKFLOW, "status
 _DEPLOYMENT: Final = "tinkerbell"
 """The name that its Helm chart gives it, and its image."""
 
+_GLANCE: Final = 2.0
+"""Seconds between two looks at whose task it is."""
+
+_SOON: Final = 30.0
+_LATER: Final = 600.0
+"""Seconds until a cluster is examined again: people grant rights and update Tinkerbell, and seldom."""
+
 _NOBODY: Final = "dragonfly-looks-for-the-type"
-
-
-class MissingRight(Value, frozen=True, kw_only=True):
-    """Something that the credentials may not do."""
-
-    verb: str
-    resource: str
-    """As in RBAC's rules, with its group: `workflows.tinkerbell.org`."""
-
-
-class Checkup(Value, frozen=True, kw_only=True):
-    """What one replica found."""
-
-    namespace: str = ""
-    """Where it looked for Tinkerbell."""
-    error: str = ""
-    """Why the API server could not be asked; then nothing else is known."""
-    version: str = ""
-    """The API server's."""
-    tinkerbell: str = ""
-    """Tinkerbell's version, as the image of its Deployment says; empty where there is none, or it may not be read."""
-    missing_types: tuple[str, ...] = ()
-    """Of Tinkerbell's, such as `workflows.tinkerbell.org`."""
-    missing_rights: tuple[MissingRight, ...] = ()
 
 
 async def examine(kube: Kube, namespace: str) -> Checkup:
@@ -93,6 +77,59 @@ async def examine(kube: Kube, namespace: str) -> Checkup:
         missing_types=tuple(missing),
         missing_rights=tuple(rights),
     )
+
+
+class Examiner:
+    """Examines one cluster now and then, while this replica is the one to do so, and keeps what it found last."""
+
+    def __init__(
+        self,
+        kube: Kube,
+        namespace: str,
+        *,
+        mine: Callable[[], bool],
+        clock: Callable[[], float],
+        changed: Callable[[], None],
+    ) -> None:
+        """Make it, not yet running.
+
+        Args:
+            kube: the cluster.
+            namespace: Tinkerbell's.
+            mine: whether this replica is the one that examines it now.
+            clock: monotonic seconds.
+            changed: told when `found` is another.
+        """
+        self.found: Checkup | None = None
+        """None while it is not this replica's task, or the API server has not said yet."""
+        self._kube = kube
+        self._namespace = namespace
+        self._mine = mine
+        self._clock = clock
+        self._changed = changed
+        self._due = 0.0
+
+    async def run(self) -> None:
+        """Look until cancelled."""
+        while True:
+            if not self._mine():
+                self._due = 0.0
+                self._tell(None)
+            elif self._clock() >= self._due:
+                await self.look()
+            await asyncio.sleep(_GLANCE)
+
+    async def look(self) -> None:
+        """Examine it now; what an API server that does not answer lacks stays as it was."""
+        found = await examine(self._kube, self._namespace)
+        self._due = self._clock() + (_SOON if found.error else _LATER)
+        if not found.error:
+            self._tell(found)
+
+    def _tell(self, found: Checkup | None) -> None:
+        if found != self.found:
+            self.found = found
+            self._changed()
 
 
 async def _may(kube: Kube, namespace: str, resource: Resource, part: str, verb: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from msgspec.structs import asdict
 
-from dragonfly.model.cluster import Cluster, ClusterSpec
+from dragonfly.model.cluster import Checkup, Cluster, ClusterSpec
 from dragonfly.model.machine import (
     Arch,
     Machine,
@@ -133,6 +133,8 @@ class ClusterStatusView(Value, frozen=True, kw_only=True):
     removing_since: datetime | None = None
     machines: int | None = None
     """How many are in it; not told by the feed."""
+    checkup: Checkup | None = None
+    """What the replica found that drives its first shard: versions, missing types and rights; not told by the feed."""
 
 
 class ClusterView(Value, frozen=True, kw_only=True):
@@ -216,6 +218,7 @@ def cluster_view(
     replicas: tuple[ReplicaReach, ...],
     owners: Sequence[str],
     machines: int | None = None,
+    checkup: Checkup | None = None,
 ) -> ClusterView:
     metadata = cluster.metadata
     return ClusterView(
@@ -238,6 +241,7 @@ def cluster_view(
             owners={str(shard): owner for shard, owner in enumerate(owners)},
             removing_since=cluster.removing_since,
             machines=machines,
+            checkup=checkup,
         ),
     )
 

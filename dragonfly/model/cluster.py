@@ -80,6 +80,30 @@ class PlaceHolder(Value, frozen=True):
     cluster: str
 
 
+class MissingRight(Value, frozen=True, kw_only=True):
+    """Something that the credentials may not do."""
+
+    verb: str
+    resource: str
+    """As in RBAC's rules, with its group: `workflows.tinkerbell.org`."""
+
+
+class Checkup(Value, frozen=True, kw_only=True):
+    """What one replica found."""
+
+    namespace: str = ""
+    """Where it looked for Tinkerbell."""
+    error: str = ""
+    """Why the API server could not be asked; then nothing else is known."""
+    version: str = ""
+    """The API server's."""
+    tinkerbell: str = ""
+    """Tinkerbell's version, as the image of its Deployment says; empty where there is none, or it may not be read."""
+    missing_types: tuple[str, ...] = ()
+    """Of Tinkerbell's, such as `workflows.tinkerbell.org`."""
+    missing_rights: tuple[MissingRight, ...] = ()
+
+
 def places(cluster: Cluster) -> tuple[str, ...]:
     """Return what no other cluster may lead to: a namespace of an API server.
 

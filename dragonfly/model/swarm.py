@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from datetime import datetime
 
+from dragonfly.model.cluster import Checkup
 from dragonfly.model.values import Value
 
 
@@ -35,6 +36,8 @@ class Member(Value, frozen=True, kw_only=True):
     """Why it does not reach those, for people."""
     admission_policies: dict[str, AdmissionPolicy] = {}
     """Of the clusters whose policy this replica keeps."""
+    checkups: dict[str, Checkup] = {}
+    """What it found in the clusters that it examines: those of which it drives the first shard."""
 
 
 class Claim(Value, frozen=True, kw_only=True):

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Protocol
 
+from dragonfly.model.cluster import Checkup
 from dragonfly.model.swarm import (
     AdmissionPolicy,
     ClusterReach,
@@ -42,3 +43,9 @@ def reaches(records: Records, cluster: str) -> tuple[ReplicaReach, ...]:
 def admission_policy(records: Records, cluster: str) -> AdmissionPolicy | None:
     """What the live replica says that keeps the cluster's admission policy; None if nobody knows yet."""
     return admission_policy_of(cluster, members(records))
+
+
+def checkup_of(records: Records, cluster: str) -> Checkup | None:
+    """What the live replica found that examines the cluster; None if nobody has yet."""
+    found = (member.checkups.get(cluster) for member in members(records))
+    return next((checkup for checkup in found if checkup is not None), None)

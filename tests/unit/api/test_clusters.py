@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from dragonfly.controllers.checkup import Checkup, MissingRight
-from dragonfly.model.cluster import Cluster
+from dragonfly.model.cluster import Checkup, Cluster, MissingRight
 from dragonfly.model.swarm import Claim, Member
 from dragonfly.store import keys, records
 from dragonfly.store.values import Put
@@ -205,6 +204,22 @@ async def test_who_drives_it_is_shown(replica: Replica, world: World) -> None:
     (fra, _local) = (await replica.get(CLUSTERS))["items"]
 
     assert fra["status"]["owners"] == {"0": "", "1": "b"}
+
+
+async def test_what_a_replica_has_found_there_is_in_its_status(replica: Replica, world: World) -> None:
+    answer_of(await replica.http.post(CLUSTERS, json=document()), 201)
+    assert "checkup" not in (await replica.get(f"{CLUSTERS}/fra"))["status"]
+    lacks = MissingRight(verb="patch", resource="secrets")
+    found = Checkup(namespace="tinkerbell", version="v1.36.3", tinkerbell="v0.25.0", missing_rights=(lacks,))
+    member = Member(id="b", version="0", address="b", started=replica.clock.now(), checkups={"fra": found})
+    await world.store.commit(Put(keys.member("b"), records.encode(member)))
+
+    assert (await replica.get(f"{CLUSTERS}/fra"))["status"]["checkup"] == {
+        "namespace": "tinkerbell",
+        "version": "v1.36.3",
+        "tinkerbell": "v0.25.0",
+        "missingRights": [{"verb": "patch", "resource": "secrets"}],
+    }
 
 
 async def test_what_it_lacks_is_asked_of_it(world: World) -> None:

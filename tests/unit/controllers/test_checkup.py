@@ -1,15 +1,19 @@
 """What a cluster is asked for is what the shipped roles grant, and what is missing is named as RBAC names it."""
 
+import asyncio
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import yaml
 
-from dragonfly.controllers.checkup import NEEDED, NEEDED_PARTS, MissingRight, examine
+from dragonfly.controllers.checkup import NEEDED, NEEDED_PARTS, Examiner, examine
 from dragonfly.kube.errors import Forbidden, KubeError, NotFound, Unreachable
+from dragonfly.kube.port import Kube
 from dragonfly.kube.resources import DEPLOYMENT, HARDWARE, SECRET, WORKFLOW, Object, Ref, Resource
+from dragonfly.model.cluster import MissingRight
 from dragonfly.sandbox.shipped import shipped
+from tests.unit.controllers.virtual_time import now, play
 
 
 class Cluster:
@@ -23,18 +27,18 @@ class Cluster:
         denied_parts: frozenset[str] = frozenset(),
         images: tuple[str, ...] = (),
     ) -> None:
-        self._lacks = lacks
+        self.lacks = dict(lacks)
         self._denied = denied
         self._denied_parts = denied_parts
-        self._images = images
+        self.images = images
 
     async def version(self) -> str:
         return "v1.36.3"
 
     async def get(self, ref: Ref) -> Object:
-        if ref.resource == DEPLOYMENT and self._images:
-            return {"spec": {"template": {"spec": {"containers": [{"image": image} for image in self._images]}}}}
-        raise self._lacks.get(ref.resource, NotFound("no such object", status=404, reason="NotFound"))
+        if ref.resource == DEPLOYMENT and self.images:
+            return {"spec": {"template": {"spec": {"containers": [{"image": image} for image in self.images]}}}}
+        raise self.lacks.get(ref.resource, NotFound("no such object", status=404, reason="NotFound"))
 
     async def can(self, verb: str, resource: Resource, namespace: str, *, subresource: str = "") -> bool:
         assert namespace == "tinkerbell"
@@ -114,3 +118,34 @@ async def test_who_cannot_ask_says_why(error: KubeError) -> None:
     found = await look(Cluster(lacks={HARDWARE: error}, denied=frozenset()))
 
     assert found.error == error.message
+
+
+def test_it_is_examined_by_whose_task_it_is_now_and_then() -> None:
+    async def story() -> None:
+        cluster = Cluster()
+        tasks, told = [False], []
+        examiner = Examiner(
+            cast("Kube", cluster), "tinkerbell", mine=lambda: tasks[0], clock=now, changed=lambda: told.append(now())
+        )
+        running = asyncio.create_task(examiner.run())
+        await asyncio.sleep(100)
+        assert not told
+
+        tasks[0] = True
+        await asyncio.sleep(5)
+        assert examiner.found is not None
+        assert examiner.found.tinkerbell == ""
+        cluster.images = ("tinkerbell:v0.25.0",)
+        await asyncio.sleep(700)
+        assert examiner.found.tinkerbell == "v0.25.0"
+        cluster.lacks[HARDWARE] = Unreachable("no answer", maybe_done=False)
+        await asyncio.sleep(700)
+        assert examiner.found.tinkerbell == "v0.25.0", "what is not answered tells nothing"
+        assert len(told) == 2
+
+        tasks[0] = False
+        await asyncio.sleep(5)
+        assert told[2:], "it is another replica's task"
+        running.cancel()
+
+    play(story())
