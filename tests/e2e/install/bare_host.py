@@ -1,0 +1,169 @@
+"""A bare host: namespaces of its own for its files, processes, name and network, and what an installer finds there.
+
+Its /etc, /run, /var/lib, /var/log and /usr/local/bin are a tree of the test's; all else is this computer's. There is no
+systemd in it but a stand-in for systemctl. Whatever runs there ends with it.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from dragonfly.sandbox import toolchain
+from dragonfly.sandbox.process import Program, Service
+from tests.chaos.netns import Node
+from tests.integration.k3s.tinkerbell_chart import chart
+
+_HERE: Final = Path(__file__).parent
+_ROOT: Final = _HERE.parents[2]
+_OWN: Final = ("etc", "run", "var/lib", "var/log", "usr/local/bin", "sys/fs/cgroup")
+_LAST: Final = 120
+"""Seconds for one command."""
+
+
+class Done(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
+    def states(self) -> dict[str, str]:
+        """The last state of each step."""
+        return {event["step"]: event["state"] for event in self.events if event["event"] == "step"}
+
+
+class BareHost:
+    """One host on the test's network. Nothing starts before `running`."""
+
+    def __init__(self, name: str, node: Node, directory: Path) -> None:
+        self.name = name
+        self.address = str(node.cluster)
+        self.tree = directory / name
+        self.logs = directory / f"{name}-logs"
+        self.bundle = directory / f"{name}-bundle"
+        self._node = node
+        self._init: Service
+        ready = self.tree / "run" / "ready"
+        command = (
+            *node.host.enter,
+            *("unshare", "--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"),
+            *(sys.executable, str(_HERE / "host_init.py"), str(self.tree), name),
+        )
+        program = Program(name, command, directory / f"{name}.log")
+        self._init = Service(program, ready.exists, within=30)
+
+    @contextmanager
+    def running(self) -> Iterator[BareHost]:
+        self._furnish()
+        self._bundle()
+        try:
+            self._init.start()
+            (self.tree / "run" / "ready").unlink()
+            yield self
+        finally:
+            self._init.kill()
+
+    def dragonfly(self, *arguments: str) -> Done:
+        """Run the command line on the host."""
+        return self.run(sys.executable, "-m", "dragonfly", *arguments)
+
+    def install(self, *arguments: str) -> Done:
+        return self.dragonfly("install", "--airgap", str(self.bundle), "--yes", "-o", "json", *arguments)
+
+    def killed_at(self, is_moment: Callable[[dict[str, Any]], bool], *arguments: str) -> bool:
+        """Install, and kill -9 at the first event that is the moment; return whether it came."""
+        command = (sys.executable, "-m", "dragonfly", "install", "--airgap", str(self.bundle), "--yes", "-o", "json")
+        child = subprocess.Popen(
+            self._inside(*command, *arguments),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=_environment(),
+            start_new_session=True,
+        )
+        assert child.stdout is not None
+        came = any(is_moment(json.loads(line)) for line in child.stdout)
+        if came:
+            os.killpg(child.pid, signal.SIGKILL)
+        child.communicate()
+        return came
+
+    def run(self, *command: str) -> Done:
+        """Run a program on the host to its end."""
+        done = subprocess.run(
+            self._inside(*command),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_LAST * 4,
+            env=_environment(),
+        )
+        return Done(done.returncode, done.stdout, done.stderr)
+
+    def secret(self, name: str, key: str) -> str:
+        """What a Secret in the swarm's namespace says, as this host's API server has it."""
+        kubectl = (str(toolchain.binary("kubectl")), "--kubeconfig", "/etc/rancher/k3s/k3s.yaml")
+        done = self.run(*kubectl, "--namespace", "dragonfly", "get", "secret", name, "--output", "json")
+        assert done.code == 0, done.err
+        return base64.b64decode(json.loads(done.out)["data"][key]).decode()
+
+    def files(self) -> dict[str, str]:
+        """Everything in the host's tree: kinds, modes, targets of links, content."""
+        return {str(path.relative_to(self.tree)): _look(path) for path in sorted(self.tree.rglob("*"))}
+
+    def _inside(self, *command: str) -> list[str]:
+        unshare = self._init.pid
+        children = Path(f"/proc/{unshare}/task/{unshare}/children").read_text().split()
+        return ["nsenter", "--target", children[0], "--mount", "--uts", "--pid", "--net", "--", *command]
+
+    def _furnish(self) -> None:
+        for place in _OWN[1:]:
+            (self.tree / place).mkdir(parents=True)
+        shutil.copytree("/etc", self.tree / "etc", symlinks=True)
+        (self.tree / "run/systemd/system").mkdir(parents=True)
+        (self.tree / "sys/fs/cgroup/cgroup.controllers").write_text("cpuset cpu io memory pids\n")
+        _script(self.tree / "usr/local/bin/systemctl", f"exec {sys.executable} {_HERE / 'standin_systemctl.py'}")
+
+    def _bundle(self) -> None:
+        (self.bundle / "images").mkdir(parents=True)
+        (self.bundle / "images" / "dragonfly.tar").write_bytes(b"the image of a replica")
+        shutil.copy(chart(), self.bundle / "tinkerbell.tgz")
+        module = f"exec {sys.executable} -m tests.e2e.install.standin_k3s"
+        _script(self.bundle / "k3s", f"export STANDIN_LOGS={self.logs} PYTHONPATH={_ROOT}\n{module}")
+        files = [path for path in sorted(self.bundle.rglob("*")) if path.is_file()]
+        sums = "".join(f"{hashlib.sha256(f.read_bytes()).hexdigest()}  {f.relative_to(self.bundle)}\n" for f in files)
+        (self.bundle / "SHA256SUMS").write_text(sums)
+
+
+def _script(path: Path, text: str) -> None:
+    path.write_text(f'#!/bin/sh\n{text} "$@"\n')
+    path.chmod(0o755)
+
+
+def _environment() -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("DRAGONFLY_", "KUBE"))}
+    return kept | {"PATH": f"/usr/local/bin:{os.environ['PATH']}"}
+
+
+def _look(path: Path) -> str:
+    if path.is_symlink():
+        return f"link to {path.readlink()}"
+    mode = f"{path.stat().st_mode:o}"
+    return f"{mode} {hashlib.sha256(path.read_bytes()).hexdigest()}" if path.is_file() else mode
