@@ -34,10 +34,17 @@ TCP_PORTS: Final = {
     2380: "etcd",
     2382: "etcd's JSON gateway",
     SERVICE_PORT: "the swarm",
+    2222: "Tinkerbell's consoles",
     7080: "Tinkerbell",
+    7173: "HookOS",
     42113: "Tinkerbell",
 }
-UDP_PORTS: Final = {67: "Tinkerbell's DHCP", 69: "Tinkerbell's TFTP", 8472: "the pods' network"}
+UDP_PORTS: Final = {
+    67: "Tinkerbell's DHCP",
+    69: "Tinkerbell's TFTP",
+    514: "Tinkerbell's syslog",
+    8472: "the pods' network",
+}
 _DEDICATED_PORTS: Final = {12379: "the swarm's etcd", 12380: "the swarm's etcd"}
 
 

@@ -1,5 +1,7 @@
 """Each prerequisite that a host lacks is told, with its remedy; a host that has all of them has no error."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -7,7 +9,7 @@ import pytest
 
 from dragonfly.install.host_facts import Airgap, HostFacts, Listener
 from dragonfly.install.options import Options
-from dragonfly.install.preflight import Check, errors, preflight
+from dragonfly.install.preflight import TCP_PORTS, UDP_PORTS, Check, errors, preflight
 
 GOOD = HostFacts(address="10.0.0.1", network="10.0.0.0/24", interface="eth0")
 WITH_IMAGE = Options(image="registry.example.com/dragonfly:0.1.0")
@@ -48,6 +50,13 @@ def test_what_is_lacking_is_told_with_its_remedy(lacking: dict[str, Any], name: 
 
     assert found.name == name
     assert remedy in found.remedy
+
+
+def test_the_documentation_names_every_port() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "install.md").read_text(encoding="utf-8")
+    (told,) = re.findall(r"Ports: TCP ([\d, \n]+);\s*UDP ([\d, \n]+);", text)
+
+    assert [sorted(map(int, ports.split(","))) for ports in told] == [sorted(TCP_PORTS), sorted(UDP_PORTS)]
 
 
 def test_the_holder_of_a_port_is_named() -> None:
