@@ -51,6 +51,8 @@ class Proxy:
     def close(self) -> None:
         _shut(self._listener)
         self._listener.close()
+        accepting = self._threads[0]
+        accepting.join(5)  # first, for whoever is still let in would have to be disconnected after all others
         self._flowing.set()
         self.disconnect()
         for thread in self._threads:

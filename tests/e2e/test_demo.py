@@ -158,7 +158,7 @@ def _the_swarm_is_well(newcomer: Newcomer) -> None:
 
 
 def _first_words(newcomer: Newcomer, *command: str) -> set[str]:
-    return {line.split()[0] for line in _if_well(newcomer, *command).splitlines()}
+    return {line.split()[0] for line in _if_well(newcomer, *command).splitlines() if line.strip()}
 
 
 def _if_well(newcomer: Newcomer, *command: str) -> str:
