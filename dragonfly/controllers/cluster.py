@@ -135,6 +135,8 @@ class ClusterController:
             self._mirror.subscribe(keys.PROVISIONS, self._provision_changed),
         ]
         self._learn()
+        for shard in self._working:
+            self._take_up(shard)  # what has come since it was gained has woken nobody
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.twins.run(), name=f"{self.place.name} twins")
@@ -147,6 +149,10 @@ class ClusterController:
     def gained(self, shard: ShardId) -> None:
         """Look at every machine of the shard, those with a running provision first."""
         self._working[shard] = self._around.monotonic()
+        self._take_up(shard)
+
+    def _take_up(self, shard: ShardId) -> None:
+        """Have every machine of the shard looked at, and what is there of machines that are gone."""
         for held in self._mirror.under(keys.MACHINES):
             if isinstance(held.object, Machine) and self._shard_of(held.object) == shard:
                 awaited = self._is_awaited(held.object.name)

@@ -31,6 +31,17 @@ class TestRest:
 
         run(story)
 
+    def test_a_machine_that_comes_between_the_claim_and_the_first_look_is_not_missed(self) -> None:
+        """P5: its cluster was asked something first, or was set up otherwise at that moment."""
+
+        async def story(site: Site) -> None:
+            await site.claim()
+            await site.add_machine()
+            async with site.running(claim=False):
+                await site.until(lambda: MACHINE in site.kube.of(HARDWARE), seconds=20)
+
+        run(story)
+
     def test_nothing_is_written_where_nothing_differs(self) -> None:
         async def story(site: Site) -> None:
             await site.add_machine(bmc=BMC)
