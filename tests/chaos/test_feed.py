@@ -97,9 +97,10 @@ async def _as_lists_show_it(http: AsyncClient, witness: Witness) -> None:
 
 
 def _as_the_feed_has_it(listed: dict[str, Any]) -> dict[str, Any]:
-    """How many machines are in a cluster is the one thing that lists show and the feed does not (docs/clusters.md)."""
+    """Lists show two things of a cluster that the feed does not: its machines, and its checkup (docs/clusters.md)."""
     if listed["kind"] == "Cluster":
-        listed["status"].pop("machines", None)
+        for name in ("machines", "checkup"):
+            listed["status"].pop(name, None)
     return listed
 
 
