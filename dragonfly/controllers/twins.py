@@ -91,8 +91,8 @@ class Twins:
 
     @property
     def reached_for(self) -> float:
-        """Seconds since the API server answered for the first time, or again after it had been away."""
-        return self._clock() - self._back_at
+        """Seconds since the API server answered for the first time, or again after it had been away; 0 before."""
+        return max(self._clock() - self._back_at, 0.0)
 
     @property
     def trouble(self) -> str:

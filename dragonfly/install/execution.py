@@ -99,7 +99,7 @@ def install(plan: Plan, hands: Hands, journal: Journal, tell: Tell) -> str:
     return proof
 
 
-def _step(step: Step, last: Record | None, hands: Hands, journal: Journal, say: _Say, tell: Tell) -> str:  # noqa: PLR0917
+def _step(step: Step, last: Record | None, hands: Hands, journal: Journal, say: _Say, tell: Tell) -> str:  # noqa: PLR0917 - one call
     proof = last.proof if last and last.state == "done" else ""
     if hands.is_done(step.action, proof):
         if last and last.state == "begun":

@@ -35,9 +35,9 @@ def namespaces(options: Options) -> list[Object]:
 def _adapted(obj: Object, options: Options) -> Object:
     kind, name = obj["kind"], obj["metadata"]["name"]
     if (kind, name) == ("Deployment", NAME):
-        return kustomize.merged(obj, _deployment(options))  # type: ignore[no-any-return]
+        return kustomize.merged(obj, _deployment(options))  # type: ignore[no-any-return] # JSON is JSON
     if (kind, name) == ("Service", NAME) and options.floating_ip:
-        return kustomize.merged(obj, _service(options))  # type: ignore[no-any-return]
+        return kustomize.merged(obj, _service(options))  # type: ignore[no-any-return] # JSON is JSON
     return obj
 
 

@@ -174,7 +174,7 @@ def _opened(url: str, token: str) -> IO[bytes]:
     if token:
         # Blobs are often somebody else's to serve, who must not get the token.
         request.add_unredirected_header("Authorization", f"Bearer {token}")
-    opened: IO[bytes] = urlopen(request, timeout=_SILENCE_SECONDS)  # noqa: S310
+    opened: IO[bytes] = urlopen(request, timeout=_SILENCE_SECONDS)  # noqa: S310 - as above
     return opened
 
 

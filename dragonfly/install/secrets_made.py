@@ -22,11 +22,11 @@ from dragonfly.kube.resources import SECRET as SECRETS
 Say = Callable[[str], None]
 
 ADMIN_TOKEN: Final = "admin-token"  # noqa: S105 - its key
-_REPLICA_TOKEN: Final = "replica-token"  # noqa: S105
-_SECRET_KEY: Final = "secret-key"  # noqa: S105
+_REPLICA_TOKEN: Final = "replica-token"  # noqa: S105 - its key
+_SECRET_KEY: Final = "secret-key"  # noqa: S105 - its key
 _MEMBER: Final = "member"
-_ETCD_SECRET: Final = "etcd"  # noqa: S105
-_AUTHORITY_SECRET: Final = "etcd-authority"  # noqa: S105
+_ETCD_SECRET: Final = "etcd"  # noqa: S105 - its name
+_AUTHORITY_SECRET: Final = "etcd-authority"  # noqa: S105 - its name
 _DEDICATED_PORT: Final = 12379
 _PEER_PORT: Final = 12380
 _RESTART: Final = "dragonfly.io/etcd-access"

@@ -29,6 +29,15 @@ class Backup:
         )
 
 
+async def _install_both(site: Site) -> None:
+    """Carry out the provision, and a later one that etcd will have forgotten."""
+    await site.install()
+    await site.until(lambda: not site.is_active())
+    await site.ask_for_provision(LATER)
+    await site.install(LATER_WORKFLOW)
+    await site.until(lambda: not site.is_active())
+
+
 class TestRestoredEtcd:
     def test_an_intent_that_a_later_installation_has_overtaken_runs_no_more(self) -> None:
         """etcd is backed up with a provision that is not armed yet; that runs, another one runs, etcd is put back."""
@@ -38,11 +47,7 @@ class TestRestoredEtcd:
             await site.ask_for_provision()
             backup = Backup(site)
             async with site.running():
-                await site.install()
-                await site.until(lambda: not site.is_active())
-                await site.ask_for_provision(LATER)
-                await site.install(LATER_WORKFLOW)
-                await site.until(lambda: not site.is_active())
+                await _install_both(site)
                 armings = site.armings()
                 await site.lose_claim()
                 await site.settled()
@@ -64,11 +69,7 @@ class TestRestoredEtcd:
             await site.ask_for_provision()
             backup = Backup(site)
             async with site.running():
-                await site.install()
-                await site.until(lambda: not site.is_active())
-                await site.ask_for_provision(LATER)
-                await site.install(LATER_WORKFLOW)
-                await site.until(lambda: not site.is_active())
+                await _install_both(site)
                 await site.settled()
                 await site.lose_claim()
                 site.kube.remove(site.ref(LATER_WORKFLOW))

@@ -122,6 +122,19 @@ class TestHappyPath:
         run(story)
 
 
+class TestDuty:
+    def test_before_the_api_server_has_answered_a_replica_has_reached_it_for_no_time_at_all(self) -> None:
+        """Less than none would put every deadline off for ever."""
+
+        async def story(site: Site) -> None:
+            assert site.controller.twins.reached_for == 0.0
+            async with site.running():
+                await site.settled(7)
+                assert 0 < site.controller.twins.reached_for <= 7
+
+        run(story)
+
+
 class TestCancel:
     def test_before_the_workflow_exists(self) -> None:
         async def story(site: Site) -> None:
