@@ -13,8 +13,6 @@ import pytest
 
 from dragonfly.sandbox.controlplane import ControlPlane
 from dragonfly.sandbox.fate import Behaviour
-from dragonfly.sandbox.probes import http_ok
-from dragonfly.sandbox.swarm import Replica
 from tests.chaos.builds import Build, current, previous
 from tests.chaos.conftest import StartWitnessed
 from tests.chaos.history import Readers, Request
@@ -107,7 +105,7 @@ def restarted(site: WitnessedSite, operator: Api, turn: Turn) -> set[str]:
     environment = {**service.program.environment, **turn.build.environment}
     service.program = msgspec.structs.replace(service.program, environment=environment)
     service.signal(SIGTERM)
-    eventually(f"{replica.id} is back", lambda: service.pid != pid and is_ready(replica), within=60)
+    eventually(f"{replica.id} is back", lambda: service.pid != pid and replica in site.in_rotation(), within=60)
     eventually("the swarm is whole", lambda: not operator.get("swarm")["unowned"], within=30)
     return versions_of(operator)
 
@@ -129,7 +127,3 @@ def wanted(at_first: list[Turn], order: list[Turn]) -> list[set[str]]:
 def through_balancer(site: WitnessedSite) -> Readers:
     """A client that reads all the time through HAProxy, as people do."""
     return Readers({"people": site.client("people")}, site.history, "provisions?limit=1000")
-
-
-def is_ready(replica: Replica) -> bool:
-    return http_ok(f"{replica.url}/readyz")

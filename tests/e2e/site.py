@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
 
 from kubernetes import client as kubernetes
 from kubernetes import config
@@ -24,9 +25,10 @@ from dragonfly.sandbox.fate import Behaviour
 from dragonfly.sandbox.haproxy import LoadBalancer
 from dragonfly.sandbox.host import Host
 from dragonfly.sandbox.ports import PortLease
+from dragonfly.sandbox.probes import http_ok
 from dragonfly.sandbox.process import Program, Service
 from dragonfly.sandbox.progress import SILENT
-from dragonfly.sandbox.swarm import Swarm, replica_environment
+from dragonfly.sandbox.swarm import Replica, Swarm, replica_environment
 from tests.e2e.api import Api
 from tests.e2e.audit import Audit, read_audit
 from tests.e2e.waiting import eventually
@@ -102,6 +104,15 @@ class Site:
             stack.callback(self.balancer.service.stop)
             self.balancer.service.start()
             yield self
+
+    def in_rotation(self) -> list[Replica]:
+        """Those that are ready and that the load balancer knows to be: it learns of it half a second later."""
+        known = self.balancer.in_rotation()
+        return [
+            replica
+            for replica in self.swarm.replicas
+            if urlsplit(replica.url).netloc in known and http_ok(f"{replica.url}/readyz")
+        ]
 
     def api_at(self, url: str) -> Api:
         return Api(url, self._token)

@@ -63,7 +63,7 @@ class Hits:
     def terminated(self) -> None:
         """One is told to stop, while another can take over."""
         victim = self._one()
-        eventually("another replica is ready", lambda: any(map(is_ready, self._others(victim))), within=60)
+        eventually("another replica gets requests", lambda: set(self.site.in_rotation()) - {victim}, within=60)
         victim.service.signal(SIGTERM)
         self.count += 1
         Event().wait(_BEAT)
@@ -81,9 +81,6 @@ class Hits:
 
     def _ready(self) -> list[Replica]:
         return [replica for replica in self.site.swarm.replicas if is_ready(replica)]
-
-    def _others(self, victim: Replica) -> list[Replica]:
-        return [replica for replica in self.site.swarm.replicas if replica is not victim]
 
 
 class Disturbance(NamedTuple):

@@ -132,6 +132,7 @@ def test_an_unready_replica_gets_nothing_new_and_finishes_what_it_has(world: Wor
 
     (world.unready / "a").touch()
     eventually(lambda: world.serving() == {"b", "c"}, seconds=2)
+    assert world.balancer.in_rotation() == {urlsplit(world.swarm.replica(name).url).netloc for name in "bc"}
     for thread in slow:
         thread.join()
 
