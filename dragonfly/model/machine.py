@@ -2,9 +2,9 @@
 
 import hashlib
 import ipaddress
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -30,6 +30,13 @@ MachinePhase = Literal["Discovered", "Available", "Provisioning", "Deployed", "F
 
 # tink-server and hookOS know these; an arch that Tinkerbell cannot boot would only fail on the metal.
 Arch = Literal["x86_64", "aarch64"]
+
+_BMC_OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {
+    "redfish": ("useBasicAuth", "systemName"),
+    "ipmi": (),
+    "rpc": ("consumerURL",),
+}
+"""The options that each protocol has."""
 
 
 class Bond(Input, frozen=True):
@@ -315,6 +322,15 @@ def _bmc_errors(bmc: Bmc) -> Iterator[FieldError]:
         yield FieldError("spec.bmc.host", "must be the BMC's name or address", bmc.host)
     if bmc.port is not None and not 1 <= bmc.port <= 65535:
         yield FieldError("spec.bmc.port", "must be 1 to 65535", bmc.port)
+    if bmc.port is not None and bmc.protocol == "rpc":
+        yield FieldError("spec.bmc.port", "must be left out with protocol: rpc; options.consumerURL has it", bmc.port)
+    known = _BMC_OPTIONS[bmc.protocol]
+    for name, value in bmc.options.items():
+        if name not in known:
+            allowed = f"{bmc.protocol} knows {' and '.join(known)}" if known else f"{bmc.protocol} has no options"
+            yield FieldError(f"spec.bmc.options.{name}", f"is not known: {allowed}", value)
+    if (basic := bmc.options.get("useBasicAuth", "true")) not in {"true", "false"}:
+        yield FieldError("spec.bmc.options.useBasicAuth", "must be true or false, in quotes", basic)
 
 
 def _repeated_macs(interfaces: tuple[Interface, ...]) -> Iterator[FieldError]:

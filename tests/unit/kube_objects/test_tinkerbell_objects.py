@@ -190,7 +190,12 @@ class TestBmc:
     def test_redfish(self) -> None:
         found = bmc.bmc_machine(
             machine(
-                bmc=Bmc(host="10.0.1.1", port=8443, username="root", options={"systemName": "s", "useBasicAuth": "no"})
+                bmc=Bmc(
+                    host="10.0.1.1",
+                    port=8443,
+                    username="root",
+                    options={"systemName": "s", "useBasicAuth": "false"},
+                )
             ),
             "ns",
             epoch=3,

@@ -76,6 +76,10 @@ def interface(**changes: Any) -> MachineSpec:
         (spec(bmc=Bmc(host=" ")), "spec.bmc.host"),
         (spec(bmc=Bmc(host="b", port=0)), "spec.bmc.port"),
         (spec(bmc=Bmc(host="b", port=65536)), "spec.bmc.port"),
+        (spec(bmc=Bmc(host="b", port=80, protocol="rpc")), "spec.bmc.port"),
+        (spec(bmc=Bmc(host="b", protocol="rpc", options={"systemName": "s"})), "spec.bmc.options.systemName"),
+        (spec(bmc=Bmc(host="b", protocol="ipmi", options={"consumerURL": "u"})), "spec.bmc.options.consumerURL"),
+        (spec(bmc=Bmc(host="b", options={"useBasicAuth": "no"})), "spec.bmc.options.useBasicAuth"),
     ],
 )
 def test_what_breaks_a_rule_is_told_with_its_path(wrong: MachineSpec, field: str) -> None:
