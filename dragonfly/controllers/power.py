@@ -43,6 +43,7 @@ from dragonfly.kube.power import (
     job_view,
     looked,
     looking,
+    owners_of,
     staged_job,
 )
 from dragonfly.kube.resources import BMC_JOB, BMC_MACHINE, BMC_TASK, Object, Ref
@@ -335,11 +336,25 @@ class PowerRun:
             raise
 
     async def _remove(self, job: JobView) -> None:
-        """Delete the Tasks, then the Job, which is what tells that there may be some."""
-        for task in await self._tasks(job.name):
-            await self._delete(Ref(BMC_TASK, self._place.namespace, task["metadata"]["name"]), precondition_of(task))
-        await self._delete(self._ref(job.name), _as_seen(job))
+        """Delete the Tasks, then the Job, which is what tells that there may be some.
+
+        A staged one the other way round: should it have been armed since, by an owner that this replica does not know
+        of yet, then it is another Job than was seen, and Rufio would do again what a Task is missing for.
+        """
+        if job.staged:
+            await self._delete(self._ref(job.name), _as_seen(job))
+            await self._delete_tasks(job)
+        else:
+            await self._delete_tasks(job)
+            await self._delete(self._ref(job.name), _as_seen(job))
         _log.info("power.job_removed", machine=self._machine.name, job=job.name, state=job.state or "staged")
+
+    async def _delete_tasks(self, job: JobView) -> None:
+        """Those that Rufio made for this very Job; another of its name may be running."""
+        for task in await self._tasks(job.name):
+            if job.uid in owners_of(task):
+                ref = Ref(BMC_TASK, self._place.namespace, task["metadata"]["name"])
+                await self._delete(ref, precondition_of(task))
 
     async def _delete(self, ref: Ref, given: Precondition) -> None:
         try:

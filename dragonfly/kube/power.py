@@ -95,6 +95,11 @@ def looked(bmc_machine: Object) -> str:
     return mark
 
 
+def owners_of(obj: Object) -> frozenset[str]:
+    """Return the uids of the objects that this one was made for; of a Task, that of its Job."""
+    return frozenset(str(owner["uid"]) for owner in obj["metadata"].get("ownerReferences", ()))
+
+
 def job_view(obj: Object) -> JobView:
     """Read a Job. Its condition Running stays True for ever, so only the other two count."""
     metadata = obj["metadata"]

@@ -82,6 +82,8 @@ class Replica:
             holds=self._holds,
             around=Around(self.now, self._loop.time, random.random, lambda _machine: ""),
         )
+        self._reaches = False
+        """Whether it reaches the cluster, as it was looked at last."""
         self.ownership = Ownership(
             member=self._member,
             store=self._store,
@@ -157,7 +159,7 @@ class Replica:
                 return
 
     def _watch_reach(self, before: bool | None) -> None:
-        reachable = self.controller.twins.reachable
+        self._reaches = reachable = self.controller.twins.reachable
         if reachable != before:
             self.ownership.look()
         self._loop.call_later(1.0 if reachable else 0.1, self._watch_reach, reachable)
@@ -186,7 +188,7 @@ class Replica:
             version="0",
             address=f"{self.name}:3000",
             started=_STARTED,
-            clusters=(LOCAL,) if self.controller.twins.reachable else (),
+            clusters=(LOCAL,) if self._reaches else (),
         )
 
 

@@ -91,7 +91,8 @@ class Rufio:
         name, machine = metadata["name"], job["spec"]["machineRef"]["name"]
         task = f"{name}-task-{number}"
         labels = {TASKS_OF: name}
-        about = {"name": task, "namespace": self._namespace, "labels": labels}
+        owner = {"apiVersion": BMC_JOB.api_version, "kind": BMC_JOB.kind, "name": name, "uid": metadata["uid"]}
+        about = {"name": task, "namespace": self._namespace, "labels": labels, "ownerReferences": [owner]}
         spec = {"task": job["spec"]["tasks"][number]}
         made = {"apiVersion": BMC_TASK.api_version, "kind": BMC_TASK.kind, "metadata": about, "spec": spec}
         self._server.create(made, by=BY)

@@ -21,7 +21,8 @@ class Rufio:
             if known and not self._tasks_of(name) and not job.get("status", {}).get("conditions"):
                 task = f"{name}-task-0"
                 self.ran.append(task)
-                metadata = {"labels": {"owner-name": name}}
+                owner = {"kind": "Job", "name": name, "uid": job["metadata"]["uid"]}
+                metadata = {"labels": {"owner-name": name}, "ownerReferences": [owner]}
                 ref = Ref(BMC_TASK, self._namespace, task)
                 self._kube.put(ref, metadata={"name": task, "namespace": self._namespace, **metadata}, spec={})
 
