@@ -141,6 +141,19 @@ class Parts:
             group.create_task(self.examiner.run())
             group.create_task(self._recorder.run())
 
+    async def left(self) -> str:
+        """Return once what is known of the cluster is not of the place that its kubeconfig leads to; says why."""
+        ends = {
+            asyncio.create_task(self.connection.left()): "its kubeconfig leads to another API server now",
+            asyncio.create_task(self._whereabouts.lost()): "it was said that it is another one",
+        }
+        try:
+            done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            return ends[done.pop()]
+        finally:
+            for task in ends:
+                task.cancel()
+
     async def quiesce(self, shard: ShardId) -> None:
         """Take up nothing more of the shard, and return once nothing is under way that its claim stands for."""
         await self.controller.quiesce(shard)
@@ -197,21 +210,25 @@ class Tended:
         return True
 
     async def _work(self, setup: Setup) -> None:
-        """Work until it is set up otherwise."""
+        """Work until it is set up otherwise, or is somewhere else."""
         if setup.source is None:
             await self._changed.wait()
             return
         self.parts = parts = Parts(self.name, setup, setup.source, self._means, self._ownership)
         work = asyncio.create_task(parts.run(), name=f"cluster {self.name}")
         changed = asyncio.create_task(self._changed.wait())
+        left = asyncio.create_task(parts.left())
         try:
             for shard in self._owned():
                 parts.controller.gained(shard)
-            await asyncio.wait({work, changed}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({work, changed, left}, return_when=asyncio.FIRST_COMPLETED)
+            if left.done() and not left.cancelled():
+                _log.warning("cluster.left", cluster=self.name, reason=left.result())
             if not work.done():
                 await self._rest(parts)
         finally:
             await _ended(changed)
+            await _ended(left)
             await _ended(work)
             # Not before: whoever asks for a shard meanwhile waits for what these have under way.
             self.parts = None

@@ -2,6 +2,9 @@
 
 Two registrations may lead to one namespace of one API server although neither was refused: nobody who took them reached
 it, or knew it by another address. Who comes first has it; the other is not worked on, and says why.
+
+And one cluster may be two: `local` is what each replica's own kubeconfig leads to. The first replica that reaches one
+writes down which it is; whoever was given another one does nothing there.
 """
 
 import asyncio
@@ -11,12 +14,15 @@ from typing import Final
 
 import structlog
 
-from dragonfly.intent.places import settle
+from dragonfly.intent.places import Settled, settle
 from dragonfly.intent.plan import carry_out
 from dragonfly.intent.refusals import Refused
 from dragonfly.kube.errors import Forbidden, KubeError, NotFound
 from dragonfly.kube.port import Kube
 from dragonfly.kube.resources import NAMESPACE, Ref
+from dragonfly.model.cluster import Cluster
+from dragonfly.model.values import LOCAL
+from dragonfly.store import keys
 from dragonfly.store.errors import StoreError
 from dragonfly.store.mirror import Mirror
 from dragonfly.store.port import Store
@@ -63,42 +69,88 @@ class Whereabouts:
         self._server_side = server_side
         self._store = store
         self._mirror = mirror
+        self._uid = ""
+        self._unknown = ""
+        self._settled = asyncio.Event()
         self.trouble = ""
 
     async def settle(self) -> None:
-        """Return once it is written down that no other cluster leads there."""
+        """Return once it is written down that it leads here, and no other cluster does."""
         while not await self._is_settled():  # noqa: ASYNC110 - it is another cluster, or an API server, that changes
             await asyncio.sleep(_AGAIN)
         self.trouble = ""
+        self._settled.set()
+
+    async def lost(self) -> None:
+        """Return once it was settled, and is written down then that the cluster is another than was found here."""
+        await self._settled.wait()
+        changed = asyncio.Event()
+        unsubscribe = self._mirror.subscribe(keys.cluster(self._cluster), lambda _: changed.set())
+        try:
+            while not self._is_lost():
+                await changed.wait()
+                changed.clear()
+        finally:
+            unsubscribe()
+
+    def _is_lost(self) -> bool:
+        held = self._mirror.get(keys.cluster(self._cluster))
+        if self._cluster != LOCAL or held is None or not isinstance(held.object, Cluster):
+            return False
+        return held.object.uid not in {"", self._uid}
 
     async def _is_settled(self) -> bool:
         try:
-            uid = await self._uid()
-            decide = partial(settle, name=self._cluster, server_side=self._server_side, uid=uid)
-            other = (await carry_out(self._store, self._mirror, decide)).outcome
+            self._uid = await self._ask()
+            decide = partial(settle, name=self._cluster, server_side=self._server_side, uid=self._uid)
+            done = await carry_out(self._store, self._mirror, decide)
         except KubeError as error:
             self.trouble = error.message
             return False
         except (StoreError, Refused) as error:
             self.trouble = f"where it leads could not be written down: {error}"
             return False
-        if other and f"cluster {other} " not in self.trouble:
-            _log.error("cluster.registered_twice", cluster=self._cluster, other=other)
-        self.trouble = (
-            f"it leads to the same API server and namespace as cluster {other} does, so nothing is done in it. "
-            "Remove one of the two"
-            if other
-            else ""
-        )
-        return not other
+        # What was written arrives here as well, and must not be taken for what somebody else has written since.
+        await self._mirror.wait_for(done.revision, float("inf"))
+        return self._is_ours(done.outcome)
 
-    async def _uid(self) -> str:
+    def _is_ours(self, settled: Settled) -> bool:
+        trouble = self._trouble(settled)
+        if trouble and trouble != self.trouble:
+            event = "cluster.registered_twice" if settled.other else "cluster.is_another"
+            _log.error(event, cluster=self._cluster, reason=trouble)
+        self.trouble = trouble
+        return not trouble
+
+    def _trouble(self, settled: Settled) -> str:
+        if settled.other:
+            return (
+                f"it leads to the same API server and namespace as cluster {settled.other} does, so nothing is done in "
+                "it. Remove one of the two"
+            )
+        if not settled.elsewhere:
+            return ""
+        if not self._uid:
+            return (
+                f"whether this is the swarm's local cannot be told, so nothing is done in it: namespace "
+                f"{self._namespace} has the uid {settled.elsewhere} there, and here {self._unknown}"
+            )
+        return (
+            f"this replica was given another cluster than the swarm's local is, so nothing is done in it: namespace "
+            f"{self._namespace} has the uid {self._uid} here, and {settled.elsewhere} there. Give it the KUBECONFIG "
+            f"and DRAGONFLY_NAMESPACE that the others have, or none; if it is local that is here from now on, say "
+            f"`dragonfly cluster locate local {self._uid}`"
+        )
+
+    async def _ask(self) -> str:
         """Return the uid; empty where it is not to be had at all: without, only the same kubeconfig is told."""
         try:
             return await uid_of(self._kube, self._namespace)
         except NotFound:
+            self._unknown = "there is no such namespace"
             return ""
         except Forbidden as error:
             if error.status == HTTPStatus.UNAUTHORIZED:
                 raise
+            self._unknown = f"the credentials may not read it ({error.message})"
             return ""

@@ -106,6 +106,22 @@ def remove(session: Session, name: str, yes: bool) -> int:
     return Exit.OK
 
 
+@cluster.command
+@click.argument("name", type=NameType(CLUSTERS))
+@click.argument("uid")
+@connected
+def locate(session: Session, name: str, uid: str) -> int:
+    """Say that the cluster NAME (local) is, from now on, the one whose namespace of Tinkerbell has UID.
+
+    For one that was built anew, or whose namespace was. Replicas that were given another do nothing there.
+    """
+    present = session.client.get("clusters", name).document
+    body = {"metadata": at(present, "metadata"), "spec": (at(present, "spec") or {}) | {"namespaceUid": uid}}
+    session.client.put("clusters", name, body=body, revision=at(present, "metadata.revision"))
+    session.write(f"cluster {name}: is the one whose namespace has the uid {uid}")
+    return Exit.OK
+
+
 def _present(session: Session, name: str) -> dict[str, Any] | None:
     try:
         found: dict[str, Any] = session.client.get("clusters", name).document

@@ -128,6 +128,8 @@ class ClusterStatusView(Value, frozen=True, kw_only=True):
     replicas: tuple[ReplicaReach, ...]
     """What each replica that may drive shards says of it, by site."""
     server: str = ""
+    namespace_uid: str = ""
+    """Which namespace it is, as its API server says; empty while nobody has asked."""
     owners: dict[str, str]
     """The replica that drives each shard; empty for one that nobody drives."""
     removing_since: datetime | None = None
@@ -238,6 +240,7 @@ def cluster_view(
             reason=reach.reason,
             replicas=replicas,
             server=cluster.server,
+            namespace_uid=cluster.uid,
             owners={str(shard): owner for shard, owner in enumerate(owners)},
             removing_since=cluster.removing_since,
             machines=machines,

@@ -20,11 +20,14 @@ from dragonfly.intent.terms import Match, Terms
 from dragonfly.kube.kubeconfig import FIELD, Handed, handed
 from dragonfly.model.cluster import NAMESPACE, SHARDS, Cluster, ClusterInput, ClusterSpec, ClusterSpecInput, validated
 from dragonfly.model.machine import metadata_of
-from dragonfly.model.values import LOCAL, FieldError, Invalid
+from dragonfly.model.values import LOCAL, FieldError, Invalid, is_dns_label
 from dragonfly.store import keys, records
 from dragonfly.store.values import Absent, Delete, Put, Unchanged
 
 _KIND: Final = "Cluster"
+_NOT_SAID: Final = FieldError(
+    "spec.namespaceUid", "is for local alone: where a kubeconfig leads is asked of its API server"
+)
 
 
 class Named(NamedTuple):
@@ -57,6 +60,8 @@ def create(facts: Facts, sent: ClusterInput, terms: Terms, uid: str = "") -> Pla
         raise AlreadyExists(_KIND, name)
     if not spec.kubeconfig:
         raise Invalid([FieldError(FIELD, "is required")])
+    if spec.namespace_uid:
+        raise Invalid([_NOT_SAID])
     new = Cluster(
         metadata=metadata,
         spec=validated(
@@ -179,6 +184,8 @@ def _replace(  # noqa: PLR0917 - as `replace`
         changed = _with_kubeconfig(name, changed, handed(sent.spec.kubeconfig, sent.spec.context), terms)
     if uid or _leads_elsewhere(changed, cluster):
         changed = msgspec.structs.replace(changed, uid=uid)
+    if sent.spec.namespace_uid:
+        changed = msgspec.structs.replace(changed, uid=sent.spec.namespace_uid)
     if is_same(changed, cluster):
         return Plan(Named(name, cluster), revision=facts.revision_of(keys.cluster(name)))
     held, plan = hold(facts, name, changed, cluster), _written(facts, name, changed)
@@ -198,6 +205,10 @@ def _fixed(name: str, cluster: Cluster, sent: ClusterSpecInput) -> Iterator[Fiel
             "Remove the cluster and register it anew"
         )
         yield FieldError("spec.shards", message, sent.shards)
+    if sent.namespace_uid and not is_dns_label(sent.namespace_uid):
+        yield FieldError("spec.namespaceUid", "must be the uid that Kubernetes gave to a namespace", sent.namespace_uid)
+    if name != LOCAL and sent.namespace_uid:
+        yield _NOT_SAID
     if name == LOCAL:
         told = {"kubeconfig": sent.kubeconfig, "context": sent.context, "namespace": sent.namespace}
         for field in (field for field, value in told.items() if value):

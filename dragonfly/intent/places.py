@@ -11,7 +11,7 @@ import msgspec
 
 from dragonfly.intent.facts import Facts
 from dragonfly.intent.plan import Plan
-from dragonfly.intent.refusals import ClusterRegistered
+from dragonfly.intent.refusals import ClusterRegistered, NotFound
 from dragonfly.model.cluster import Cluster, PlaceHolder, places
 from dragonfly.model.values import LOCAL
 from dragonfly.store import keys, records
@@ -56,25 +56,42 @@ def holder(facts: Facts, name: str, place: str) -> str | None:
     return named if other is not None and place in places(other) else None
 
 
-def settle(facts: Facts, name: str, server_side: str, uid: str) -> Plan[str]:
-    """Take a cluster's places as a replica that reaches it has found them.
+class Settled(NamedTuple):
+    """Whether the places that a replica has found are its cluster's; they are if neither field says otherwise."""
 
-    Returns:
-        Which other cluster has them; empty if none, and then it is written down that they are this one's.
+    other: str = ""
+    """The cluster that leads there."""
+    elsewhere: str = ""
+    """Of `local` alone, which each replica has a kubeconfig of its own for: the uid of where it is."""
+
+
+def settle(facts: Facts, name: str, server_side: str, uid: str) -> Plan[Settled]:
+    """Take a cluster's places as a replica that reaches it has found them, and write them down if they are its own.
+
+    A registered cluster has one kubeconfig for all replicas: where that leads to another namespace than it did, the
+    namespace was made anew. `local` stays where the first replica found it: who finds another is somewhere else.
+
+    Raises:
+        NotFound: nobody has written down that there is a `local`, which every replica does before it works.
     """
     key = keys.cluster(name)
     cluster = facts.get(key, Cluster)
+    if cluster is None and name == LOCAL:
+        # Its record may just not have arrived in the mirror yet: refused, etcd itself is asked.
+        raise NotFound("Cluster", name)
     if cluster is None:
-        return Plan("")
+        return Plan(Settled())
+    if name == LOCAL and cluster.uid not in {"", uid}:
+        return Plan(Settled(elsewhere=cluster.uid))
     found = msgspec.structs.replace(cluster, server_side=server_side or cluster.server_side, uid=uid or cluster.uid)
     for place in places(found):
         if (other := holder(facts, name, place)) is not None:
-            return Plan(other)
+            return Plan(Settled(other))
     if found == cluster and all(_named(facts, place) == name for place in places(found)):
-        return Plan("")
+        return Plan(Settled())
     held = hold(facts, name, found, cluster)
     given = (Unchanged(key, facts.revision_of(key)), *held.given)
-    return Plan("", (Put(key, records.encode(found)), *held.writes), given)
+    return Plan(Settled(), (Put(key, records.encode(found)), *held.writes), given)
 
 
 def _named(facts: Facts, place: str) -> str:

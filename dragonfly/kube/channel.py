@@ -6,6 +6,7 @@ that provably never left. What else to do about a failure is the caller's decisi
 
 import asyncio
 import contextlib
+import math
 import random as randomness
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
@@ -80,6 +81,8 @@ class Channel:
         self._logged_in_at = 0.0
         self._login_until = 0.0
         self._transport: Transport | None = None
+        self.left = asyncio.Event()
+        """Set once its files lead to another API server than they did: nothing is sent any more, to neither."""
 
     async def close(self) -> None:
         if self._transport:
@@ -190,6 +193,7 @@ class Channel:
             async with self._logging_in:
                 if self._is_login_due():
                     await self._log_in()
+        self._check_not_left()
         assert self._login is not None
         assert self._transport is not None
         return self._transport, self._login.authorization
@@ -214,6 +218,10 @@ class Channel:
             _log.warning("kube.credentials_unreadable", error=error.message)
             self._login_until = self._around.clock() + REREAD
             return
+        if self._login is not None and login.server_side != self._login.server_side:
+            self.left.set()
+            self._login_until = math.inf
+            self._check_not_left()
         self._login = login
         self._logged_in_at = self._around.clock()
         self._login_until = self._logged_in_at + login.valid_for
@@ -222,6 +230,12 @@ class Channel:
         former, self._transport = self._transport, Transport(login, _USER_AGENT)
         if former:
             await former.retire()
+
+    def _check_not_left(self) -> None:
+        if self.left.is_set():
+            raise Unreachable(
+                "the kubeconfig leads to another API server now", maybe_done=False, reason="ServerChanged"
+            )
 
 
 def _error(answer: Answer, *, write: bool) -> KubeError:

@@ -99,6 +99,13 @@ class Connection:
         """Cut off what is under way and close all sockets."""
         await self._channel.close()
 
+    async def left(self) -> None:
+        """Return once its kubeconfig leads to another API server; from then on every call is `Unreachable`.
+
+        Whatever is known of the one is not true of the other, so a connection never passes from one to another.
+        """
+        await self._channel.left.wait()
+
     def renew(self, source: Source) -> None:
         """Go on with other credentials for the same server; watches that are open stay as they are."""
         self._channel.renew(source)

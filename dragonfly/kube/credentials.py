@@ -68,6 +68,7 @@ class Login(msgspec.Struct, frozen=True):
         server: base URL without a trailing slash.
         authorization: value of the header of that name, or empty.
         identity: tells whether the TLS side (server, authorities, client certificate) is the same as before.
+        server_side: tells whether it leads where it led before: server, authorities, and the way there.
         valid_for: seconds until it should be read again.
     """
 
@@ -75,6 +76,7 @@ class Login(msgspec.Struct, frozen=True):
     authorization: str
     tls: ssl.SSLContext
     identity: int
+    server_side: int
     server_hostname: str
     proxy: str
     valid_for: float
@@ -113,11 +115,13 @@ async def _from_kubeconfig(source: Kubeconfig | Inline, now: datetime) -> Login:
         key = granted.client_key_data.encode() or key
         valid_for = _valid_for(granted.expiration_timestamp, now)
     server = cluster.body["server"].rstrip("/")
+    server_side = hash((server, authority, *(cluster.body.get(field) for field in _ROUTE)))
     return Login(
         server=server,
         authorization=authorization,
         tls=_tls(cluster, user, authority, certificate, key, now),
-        identity=hash((server, authority, certificate, key, *(cluster.body.get(field) for field in _ROUTE))),
+        identity=hash((server_side, certificate, key)),
+        server_side=server_side,
         server_hostname=cluster.body.get("tls-server-name", ""),
         proxy=cluster.body.get("proxy-url", ""),
         valid_for=valid_for,
@@ -167,11 +171,13 @@ def _in_cluster() -> Login:
     load_incluster_config(  # type: ignore[no-untyped-call] # the library's config has no types
         client_configuration=configuration, try_refresh_token=False
     )
+    server_side = hash((configuration.host, _contents(configuration.ssl_ca_cert)))
     return Login(
         server=configuration.host.rstrip("/"),
         authorization=configuration.api_key["BearerToken"].strip(),
         tls=RESTClientObject(configuration).ssl_context,
-        identity=hash((configuration.host, _contents(configuration.ssl_ca_cert))),
+        identity=server_side,
+        server_side=server_side,
         server_hostname="",
         proxy="",
         valid_for=REREAD,

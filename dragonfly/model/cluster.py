@@ -43,6 +43,8 @@ class ClusterSpecInput(Input, frozen=True, kw_only=True):
     shards: int | None = None
     sites: tuple[str, ...] = ()
     qps: int | None = None
+    namespace_uid: str = ""
+    """Of `local`: which namespace it is, where that is another from now on; empty if not."""
 
 
 class ClusterInput(Input, frozen=True, kw_only=True):

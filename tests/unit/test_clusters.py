@@ -175,6 +175,7 @@ class Slow:
         self.answered = asyncio.Event()
         self.began = asyncio.Event()
         self.ending = asyncio.Event()
+        self.elsewhere = asyncio.Event()
         self.trouble = "it is being connected"
         self.twins = SimpleNamespace(trouble=self.trouble, reachable=False)
         self.examiner = SimpleNamespace(found=None)
@@ -189,6 +190,10 @@ class Slow:
         finally:
             self.ending.set()
             await self.answered.wait()
+
+    async def left(self) -> str:
+        await self.elsewhere.wait()
+        return "elsewhere"
 
     def gained(self, shard: ShardId) -> None: ...
 
@@ -227,6 +232,28 @@ async def test_a_shard_is_not_given_up_under_a_write_of_a_connection_that_ends(
         await quiet
     await world.until(lambda: len(made) == 2)
     made[1].answered.set()
+
+
+async def test_one_whose_kubeconfig_leads_elsewhere_is_connected_to_anew(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Slow] = []
+
+    def make(*_: Any) -> Slow:
+        made.append(Slow())
+        made[-1].answered.set()
+        return made[-1]
+
+    monkeypatch.setattr(clusters, "Parts", make)
+    await world.register("fra")
+    await world.until(lambda: bool(made) and made[-1].began.is_set())
+    await asyncio.sleep(0)
+    before = len(made)
+
+    made[-1].elsewhere.set()
+
+    await world.until(lambda: len(made) == before + 1 and made[-1].began.is_set())
+    assert made[before - 1].ending.is_set()
 
 
 async def test_the_first_shard_is_given_up_once_its_policy_is_not_being_written(world: World) -> None:

@@ -25,6 +25,14 @@ class World:
         self.kube, self.store = KubeModel(), StoreModel()
         self.uid = self.kube.put(Ref(NAMESPACE, "", "tinkerbell"))["metadata"]["uid"]
 
+    def elsewhere(self) -> "World":
+        """The same etcd, and another API server."""
+        other = World()
+        other.store = self.store
+        other.kube.remove(Ref(NAMESPACE, "", "tinkerbell"))
+        other.uid = other.kube.put(Ref(NAMESPACE, "", "tinkerbell"))["metadata"]["uid"]
+        return other
+
     async def register(self, name: str) -> None:
         cluster = Cluster(spec=ClusterSpec(shards=2, namespace="tinkerbell"))
         await self.store.commit(Put(keys.cluster(name), encode(cluster)))
@@ -145,6 +153,103 @@ def test_a_login_that_is_refused_is_no_answer() -> None:
         assert not task.done()
         assert found.trouble == "Unauthorized"
         task.cancel()
+
+    run(story)
+
+
+def test_local_stays_where_it_was_found_first() -> None:
+    """Each replica has a kubeconfig of its own for it, so another namespace there may be another cluster."""
+
+    async def story(world: World) -> None:
+        await world.register("local")
+        await world.found("local").settle()
+        elsewhere = world.elsewhere()
+        found = elsewhere.found("local")
+        task = asyncio.create_task(found.settle())
+        await asyncio.sleep(10)
+
+        assert not task.done()
+        assert f"the uid {elsewhere.uid} here, and {world.uid} there" in found.trouble
+        assert world.stored("local").uid == world.uid
+        said = Cluster(spec=ClusterSpec(shards=2), uid=elsewhere.uid)
+        await world.store.commit(Put(keys.cluster("local"), encode(said)))
+        await asyncio.wait_for(task, 10)
+        assert found.trouble == ""
+
+    run(story)
+
+
+def test_of_two_that_find_another_local_at_once_one_works() -> None:
+    async def story(world: World) -> None:
+        await world.register("local")
+        elsewhere = world.elsewhere()
+        tasks = [asyncio.create_task(each.found("local").settle()) for each in (world, elsewhere)]
+        await asyncio.sleep(10)
+
+        assert sorted(task.done() for task in tasks) == [False, True]
+        for task in tasks:
+            task.cancel()
+
+    run(story)
+
+
+@pytest.mark.parametrize("error", [Forbidden("may not get namespaces", status=403), None])
+def test_where_it_cannot_be_told_whether_it_is_local_nothing_is_done(error: KubeError | None) -> None:
+    async def story(world: World) -> None:
+        await world.register("local")
+        await world.found("local").settle()
+        if error is not None:
+            world.kube.faults["get"] = [error] * 100
+        else:
+            world.kube.remove(Ref(NAMESPACE, "", "tinkerbell"))
+        found = world.found("local")
+        task = asyncio.create_task(found.settle())
+        await asyncio.sleep(10)
+
+        assert not task.done()
+        assert "whether this is the swarm's local cannot be told" in found.trouble
+        task.cancel()
+
+    run(story)
+
+
+def test_local_is_written_down_by_a_replica_that_has_not_seen_its_record_yet() -> None:
+    """Else two that begin at once would both work."""
+
+    async def story(world: World) -> None:
+        mirror = Mirror(decode, clock=now, on_undecodable=lambda *_: None)
+        watch = Watch(world.store, mirror)
+        found = Whereabouts("local", world.kube, "tinkerbell", server_side="", store=world.store, mirror=mirror)
+        task = asyncio.create_task(found.settle())
+        await asyncio.sleep(1)
+        assert not task.done(), "nobody has agreed on its shards"
+        watch.hold()
+        await world.register("local")
+        await asyncio.sleep(10)
+        assert world.stored("local").uid == world.uid
+
+        watch.go_on()
+        await asyncio.wait_for(task, 10)
+        assert found.trouble == ""
+
+    run(story)
+
+
+def test_who_works_in_local_learns_that_it_is_another_one_now() -> None:
+    async def story(world: World) -> None:
+        await world.register("local")
+        found = world.found("local")
+        lost = asyncio.create_task(found.lost())
+        await found.settle()
+        await asyncio.sleep(10)
+        assert not lost.done()
+        sited = Cluster(spec=ClusterSpec(shards=2, sites=("fra1",)), uid=world.uid)
+        await world.store.commit(Put(keys.cluster("local"), encode(sited)))
+        await asyncio.sleep(10)
+        assert not lost.done(), "it is the same one"
+
+        await world.store.commit(Put(keys.cluster("local"), encode(Cluster(spec=sited.spec, uid="another"))))
+        await asyncio.wait_for(lost, 10)
 
     run(story)
 

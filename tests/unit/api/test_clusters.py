@@ -92,6 +92,7 @@ async def test_what_is_refused_is_told_without_what_was_sent(replica: Replica) -
         ({"sites": ["ok", "not ok"]}, "spec.sites[1]"),
         ({"qps": 0}, "spec.qps"),
         ({"inCluster": True}, "spec.inCluster"),
+        ({"namespaceUid": "3cc31835"}, "spec.namespaceUid"),
     ],
 )
 async def test_each_rule_is_told_with_its_field(replica: Replica, spec: dict[str, Any], field: str) -> None:

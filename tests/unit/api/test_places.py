@@ -146,3 +146,29 @@ async def test_a_place_whose_cluster_does_not_lead_there_any_more_is_taken_over(
     answer_of(await registered(replica, "muc"), 201)
 
     assert set(held(world).values()) == {"local", "muc"}
+
+
+async def test_which_cluster_local_is_can_be_said_and_of_no_other(replica: Replica, world: World) -> None:
+    answer_of(await registered(replica, "fra"), 201)
+    said = {"spec": {"namespaceUid": "another"}}
+
+    changed = answer_of(await patched(replica, said, "local"), 200)
+
+    assert changed["status"]["namespaceUid"] == "another"
+    assert held(world)["another"] == "local"
+    assert "two-tinkerbell" not in held(world)
+    again = {"metadata": {"name": "local"}, "spec": {"sites": ["fra1"]}}
+    kept = answer_of(await replica.http.put(f"{CLUSTERS}/local", json=again, headers=ANY), 200)
+    assert kept["status"]["namespaceUid"] == "another"
+    assert "is for local alone" in (await patched(replica, said)).text
+    problem_of(await patched(replica, {"spec": {"namespaceUid": "Not a uid/"}}, "local"), 422, "invalid")
+
+
+async def test_local_cannot_be_where_another_cluster_is(world: World) -> None:
+    await world.store.commit(Put(keys.cluster("local"), b'{"spec":{"shards":4},"uid":"two-tinkerbell"}'))
+    replica = world.replica(identify=identify)
+    answer_of(await registered(replica, "fra"), 201)
+
+    refused = await patched(replica, {"spec": {"namespaceUid": "one-tinkerbell"}}, "local")
+
+    assert "Cluster fra leads to" in problem_of(refused, 409, "cluster-registered")["detail"]

@@ -146,3 +146,19 @@ def test_one_is_removed_only_if_somebody_says_so(swarm: Any, at_swarm: Any) -> N
 
     assert at_swarm("cluster", "remove", "fra").code == 2
     assert at_swarm("cluster", "remove", "fra", "--yes").lines == ["cluster fra: removed"]
+
+
+def test_which_cluster_local_is_can_be_said(swarm: Any, at_swarm: Any) -> None:
+    local = {
+        "metadata": {"name": "local", "revision": 3, "labels": {}, "tags": []},
+        "spec": {"shards": 8, "sites": ["x"]},
+    }
+    swarm.reply(f"GET {ROUTE}/local", 200, local)
+    swarm.reply(f"PUT {ROUTE}/local", 200, local)
+
+    done = at_swarm("cluster", "locate", "local", "3cc31835")
+
+    assert done.lines == ["cluster local: is the one whose namespace has the uid 3cc31835"]
+    request = swarm.requests[-1]
+    assert request.headers["if-match"] == '"3"'
+    assert request.body["spec"] == {"shards": 8, "sites": ["x"], "namespaceUid": "3cc31835"}

@@ -341,6 +341,30 @@ async def test_a_rotated_token_is_used_within_a_minute(tmp_path: Path) -> None:
     assert [request.headers["Authorization"] for request in server.seen] == ["Bearer t", "Bearer t", "Bearer rotated"]
 
 
+async def test_a_kubeconfig_that_leads_elsewhere_ends_the_connection(tmp_path: Path) -> None:
+    """Else what was read of the one cluster would be written to the other."""
+    naps = Naps()
+    async with (
+        ScriptedServer(*[reply(200, OBJECT)] * 3) as server,
+        ScriptedServer(*[reply(200, OBJECT)] * 3) as other,
+        connection(server, tmp_path, naps) as kube,
+    ):
+        await kube.get(REF)
+        left = asyncio.create_task(kube.left())
+        other.kubeconfig(tmp_path)
+        naps.now += 60
+        with pytest.raises(Unreachable, match="another API server"):
+            await kube.create(OBJECT)
+        await asyncio.wait_for(left, 5)
+        server.kubeconfig(tmp_path)
+        naps.now += 60
+        with pytest.raises(Unreachable, match="another API server"):
+            await kube.create(OBJECT)
+
+        assert len(server.seen) == 1
+        assert other.seen == []
+
+
 async def test_credentials_caught_half_written_do_not_interrupt_the_work(tmp_path: Path) -> None:
     naps = Naps()
     async with ScriptedServer(*[reply(200, OBJECT)] * 2) as server, connection(server, tmp_path, naps) as kube:

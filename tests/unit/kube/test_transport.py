@@ -55,6 +55,7 @@ async def answering(directory: Path, answer: bytes) -> AsyncIterator[Login]:
             authorization="",
             tls=authority.context(),
             identity=1,
+            server_side=1,
             server_hostname="",
             proxy="",
             valid_for=60,
