@@ -19,12 +19,12 @@ from dragonfly.controllers.guard import Guard
 from dragonfly.intent.clusters import kubeconfig_place
 from dragonfly.kube.channel import DEFAULT_LIMITS, Limits
 from dragonfly.kube.connection import Connection
-from dragonfly.kube.credentials import Inline, Source
+from dragonfly.kube.credentials import InCluster, Inline, Source
 from dragonfly.kube.errors import KubeError
 from dragonfly.kube.events import Recorder
 from dragonfly.kube.kubeconfig import server_side_of
 from dragonfly.kube.measured import MeasuredKube
-from dragonfly.model.cluster import NAMESPACE, Checkup, Cluster
+from dragonfly.model.cluster import IN_CLUSTER, NAMESPACE, Checkup, Cluster
 from dragonfly.model.machine import Machine
 from dragonfly.model.swarm import AdmissionPolicy
 from dragonfly.model.values import LOCAL
@@ -49,6 +49,12 @@ _ASKING: Final = 5.0
 
 _AGAIN: Final = 5.0
 """Seconds until a cluster's parts are made again after a failure that is a bug."""
+
+
+_IN_NO_POD: Final = (
+    "it is the cluster of the pods that replicas run in (spec.inCluster), and this replica runs in none: Kubernetes "
+    "gave it no KUBERNETES_SERVICE_HOST"
+)
 
 
 class Setup(NamedTuple):
@@ -82,6 +88,8 @@ class Means(NamedTuple):
     """Opens what was sealed for a place; raises Unsealable."""
     started: datetime
     """When this replica was."""
+    in_pod: bool
+    """Whether this replica runs in a pod, as Kubernetes says in its environment."""
     now: Callable[[], datetime]
     monotonic: Callable[[], float]
     random: Callable[[], float]
@@ -424,14 +432,19 @@ class Clusters:
     def _setup_of(self, name: str, cluster: Cluster) -> Setup:
         spec = cluster.spec
         limits = DEFAULT_LIMITS if spec.qps is None else Limits(qps=spec.qps, burst=2 * spec.qps)
-        source, server_side, trouble = None, "", ""
+        setup = Setup(None, spec.namespace or NAMESPACE, spec.shards, limits, cluster.server)
+        if spec.in_cluster:
+            return self._setup_in_pod(setup)
         try:
             text = self._means.open(kubeconfig_place(name), cluster.sealed_kubeconfig)
         except Unsealable as error:
-            trouble = str(error)
-        else:
-            source, server_side = Inline(text), server_side_of(text)
-        return Setup(source, spec.namespace or NAMESPACE, spec.shards, limits, cluster.server, server_side, trouble)
+            return setup._replace(trouble=str(error))
+        return setup._replace(source=Inline(text), server_side=server_side_of(text))
+
+    def _setup_in_pod(self, setup: Setup) -> Setup:
+        if not self._means.in_pod:
+            return setup._replace(trouble=_IN_NO_POD)
+        return setup._replace(source=InCluster(), server_side=IN_CLUSTER)
 
     def _controller(self, shard: ShardId) -> ClusterController | None:
         parts = self._parts(shard)

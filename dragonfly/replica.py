@@ -267,6 +267,7 @@ class Replica:
             unseal=self._unsealed,
             open=self._opened,
             started=self._started,
+            in_pod=startup.is_in_pod(),
             now=_now,
             monotonic=time.monotonic,
             random=random.random,

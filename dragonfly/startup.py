@@ -1,5 +1,6 @@
 """What a replica cannot begin without, opened as its settings say; what is wrong with them is told in words."""
 
+import os
 import socket
 from pathlib import Path
 
@@ -41,6 +42,11 @@ def etcd(settings: Settings, way: Way | None = None) -> EtcdStore:
 def cluster(settings: Settings) -> Kubeconfig | InCluster:
     """Return the way to the cluster `local`."""
     return Kubeconfig.from_variable(settings.kubeconfig, settings.context) if settings.kubeconfig else InCluster()
+
+
+def is_in_pod() -> bool:
+    """Return whether Kubernetes runs this replica: it tells each pod where its API server is."""
+    return bool(os.environ.get("KUBERNETES_SERVICE_HOST"))
 
 
 def seal(settings: Settings) -> Seal | None:

@@ -3,8 +3,8 @@
 Two registrations may lead to one namespace of one API server although neither was refused: nobody who took them reached
 it, or knew it by another address. Who comes first has it; the other is not worked on, and says why.
 
-And one cluster may be two: `local` is what each replica's own kubeconfig leads to. The first replica that reaches one
-writes down which it is; whoever was given another one does nothing there.
+And one cluster may be two: `local` is what each replica's own kubeconfig leads to, and pods may be in several. The
+first replica that reaches one writes down which it is; whoever was led to another one does nothing there.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from dragonfly.intent.refusals import Refused
 from dragonfly.kube.errors import Forbidden, KubeError, NotFound
 from dragonfly.kube.port import Kube
 from dragonfly.kube.resources import NAMESPACE, Ref
-from dragonfly.model.cluster import Cluster
+from dragonfly.model.cluster import Cluster, is_found_by_each
 from dragonfly.model.values import LOCAL
 from dragonfly.store import keys
 from dragonfly.store.errors import StoreError
@@ -95,7 +95,7 @@ class Whereabouts:
 
     def _is_lost(self) -> bool:
         held = self._mirror.get(keys.cluster(self._cluster))
-        if self._cluster != LOCAL or held is None or not isinstance(held.object, Cluster):
+        if held is None or not isinstance(held.object, Cluster) or not is_found_by_each(self._cluster, held.object):
             return False
         return held.object.uid not in {"", self._uid}
 
@@ -130,16 +130,17 @@ class Whereabouts:
             )
         if not settled.elsewhere:
             return ""
+        is_local = self._cluster == LOCAL
         if not self._uid:
             return (
-                f"whether this is the swarm's local cannot be told, so nothing is done in it: namespace "
+                f"whether this is the swarm's {self._cluster} cannot be told, so nothing is done in it: namespace "
                 f"{self._namespace} has the uid {settled.elsewhere} there, and here {self._unknown}"
             )
+        remedy = "Give it the KUBECONFIG and DRAGONFLY_NAMESPACE of the others, or none; if" if is_local else "If"
         return (
-            f"this replica was given another cluster than the swarm's local is, so nothing is done in it: namespace "
-            f"{self._namespace} has the uid {self._uid} here, and {settled.elsewhere} there. Give it the KUBECONFIG "
-            f"and DRAGONFLY_NAMESPACE that the others have, or none; if it is local that is here from now on, say "
-            f"`dragonfly cluster locate local {self._uid}`"
+            f"this replica was led to another cluster than the swarm's {self._cluster} is, so nothing is done in it: "
+            f"namespace {self._namespace} has the uid {self._uid} here, and {settled.elsewhere} there. {remedy} it is "
+            f"{self._cluster} that is here from now on, say `dragonfly cluster locate {self._cluster} {self._uid}`"
         )
 
     async def _ask(self) -> str:

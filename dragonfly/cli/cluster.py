@@ -26,6 +26,7 @@ def cluster() -> None:
     metavar="FILE",
     help="Where it is described; KUBECONFIG or ~/.kube/config without it.",
 )
+@click.option("--in-cluster", is_flag=True, help="No kubeconfig: the cluster of the pods that replicas run in.")
 @click.option("--namespace", metavar="NAME", default="", help="Tinkerbell's namespace there; tinkerbell without it.")
 @click.option("--shards", metavar="N", type=click.IntRange(1, 256), help="Slices of its machines; 8 without it.")
 @click.option("--site", "sites", metavar="SITE", multiple=True, help="Replicas there come first; may be repeated.")
@@ -36,6 +37,7 @@ def add(  # noqa: PLR0917 - click passes what the user said
     name: str,
     context: str,
     kubeconfig: str | None,
+    in_cluster: bool,
     namespace: str,
     shards: int | None,
     sites: tuple[str, ...],
@@ -46,7 +48,9 @@ def add(  # noqa: PLR0917 - click passes what the user said
     One context is sent, with its certificates and token inline; the swarm keeps it encrypted. Give it a service account
     of its own there, with deploy/k3s/base/rbac.yaml.
     """
-    spec: dict[str, Any] = {"kubeconfig": _kubeconfig(kubeconfig, context)}
+    if in_cluster and (context or kubeconfig):
+        raise click.UsageError("--in-cluster needs no kubeconfig: leave --kubeconfig and --context out")
+    spec: dict[str, Any] = {"inCluster": True} if in_cluster else {"kubeconfig": _kubeconfig(kubeconfig, context)}
     wanted = {"namespace": namespace, "shards": shards, "sites": list(sites), "qps": qps}
     spec |= {field: value for field, value in wanted.items() if value}
     present = _present(session, name)
@@ -54,7 +58,8 @@ def add(  # noqa: PLR0917 - click passes what the user said
         session.client.post("clusters", body={"metadata": {"name": name}, "spec": spec})
         session.write(f"cluster {name}: added")
         return Exit.OK
-    kept = {field: value for field, value in (at(present, "spec") or {}).items() if field != "context"}
+    ways = {"context", "inCluster"}
+    kept = {field: value for field, value in (at(present, "spec") or {}).items() if field not in ways}
     body = {"metadata": at(present, "metadata"), "spec": kept | spec}
     session.client.put("clusters", name, body=body, revision=at(present, "metadata.revision"))
     session.write(f"cluster {name}: changed")

@@ -200,7 +200,7 @@ def cluster_parts(cluster: Document, now: datetime) -> Iterator[Part]:
     yield Field("Name", text_at(cluster, "metadata.name"))
     yield Field("Reachable", "yes" if reached else f"no{_since(status, now)}", "" if reached else "red")
     yield Field("Reason", text_at(status, "reason"), "red")
-    yield Field("Server", text_at(status, "server"))
+    yield Field("Server", "of the pods" if at(cluster, "spec.inCluster") else text_at(status, "server"))
     yield Field("Context", text_at(cluster, "spec.context"))
     yield Field("Namespace", text_at(cluster, "spec.namespace"))
     yield Field("Sites", ",".join(at(cluster, "spec.sites") or []))

@@ -18,16 +18,22 @@ from dragonfly.intent.refusals import AlreadyExists, ClusterInUse, OwnCluster
 from dragonfly.intent.resource import check_same_name, document_of, given_name, is_same, matching, no_key
 from dragonfly.intent.terms import Match, Terms
 from dragonfly.kube.kubeconfig import FIELD, Handed, handed
-from dragonfly.model.cluster import NAMESPACE, SHARDS, Cluster, ClusterInput, ClusterSpec, ClusterSpecInput, validated
+from dragonfly.model.cluster import (
+    IN_CLUSTER,
+    NAMESPACE,
+    SHARDS,
+    Cluster,
+    ClusterInput,
+    ClusterSpec,
+    ClusterSpecInput,
+    validated,
+)
 from dragonfly.model.machine import metadata_of
 from dragonfly.model.values import LOCAL, FieldError, Invalid, is_dns_label
 from dragonfly.store import keys, records
 from dragonfly.store.values import Absent, Delete, Put, Unchanged
 
 _KIND: Final = "Cluster"
-_NOT_SAID: Final = FieldError(
-    "spec.namespaceUid", "is for local alone: where a kubeconfig leads is asked of its API server"
-)
 
 
 class Named(NamedTuple):
@@ -58,23 +64,25 @@ def create(facts: Facts, sent: ClusterInput, terms: Terms, uid: str = "") -> Pla
     key = keys.cluster(name)
     if facts.get(key, Cluster) is not None:
         raise AlreadyExists(_KIND, name)
-    if not spec.kubeconfig:
-        raise Invalid([FieldError(FIELD, "is required")])
-    if spec.namespace_uid:
-        raise Invalid([_NOT_SAID])
+    if not spec.kubeconfig and not spec.in_cluster:
+        raise Invalid(
+            [FieldError(FIELD, "is required, or spec.inCluster for the one of the pods that replicas run in")]
+        )
+    if errors := list(_contradictions(name, spec)):
+        raise Invalid(errors)
     new = Cluster(
         metadata=metadata,
         spec=validated(
             ClusterSpec(
                 shards=SHARDS if spec.shards is None else spec.shards,
+                in_cluster=spec.in_cluster,
                 namespace=spec.namespace or NAMESPACE,
                 sites=spec.sites,
                 qps=spec.qps,
             )
         ),
     )
-    cluster = _with_kubeconfig(name, new, handed(spec.kubeconfig, spec.context), terms)
-    cluster = msgspec.structs.replace(cluster, uid=uid)
+    cluster = msgspec.structs.replace(_led(name, new, spec, terms), uid=uid or spec.namespace_uid)
     held = hold(facts, name, cluster, None)
     return Plan(Named(name, cluster), (Put(key, records.encode(cluster)), *held.writes), (Absent(key), *held.given))
 
@@ -99,9 +107,10 @@ def patch(  # noqa: PLR0917 - as `replace`
     """Apply a JSON Merge Patch (RFC 7396) to the cluster; raises as `replace`."""
     cluster = _matching(facts, name, match)
     document = document_of(cluster.metadata, cluster.spec)
-    if _has_kubeconfig(change):
-        # Its own context, unless one is named.
+    if _leads_anew(change):
+        # A way of its own, with its own context unless one is named.
         document["spec"].pop("context", None)
+        document["spec"].pop("inCluster", None)
     return _replace(facts, name, cluster, as_input(merged(document, change), ClusterInput), terms, uid)
 
 
@@ -112,7 +121,8 @@ def patched_spec(change: dict[str, Any]) -> ClusterSpecInput:
     kubeconfig, context, namespace = (
         value if isinstance(value := said.get(name), str) else "" for name in ("kubeconfig", "context", "namespace")
     )
-    return ClusterSpecInput(kubeconfig=kubeconfig, context=context, namespace=namespace)
+    in_cluster = said.get("inCluster") is True
+    return ClusterSpecInput(kubeconfig=kubeconfig, in_cluster=in_cluster, context=context, namespace=namespace)
 
 
 def close(facts: Facts, name: str, match: Match, machines: Iterable[str], terms: Terms) -> Plan[Named]:
@@ -180,8 +190,8 @@ def _replace(  # noqa: PLR0917 - as `replace`
         )
     )
     changed = msgspec.structs.replace(cluster, metadata=metadata, spec=spec, removing_since=None)
-    if sent.spec.kubeconfig:
-        changed = _with_kubeconfig(name, changed, handed(sent.spec.kubeconfig, sent.spec.context), terms)
+    if sent.spec.kubeconfig or sent.spec.in_cluster:
+        changed = _led(name, changed, sent.spec, terms)
     if uid or _leads_elsewhere(changed, cluster):
         changed = msgspec.structs.replace(changed, uid=uid)
     if sent.spec.namespace_uid:
@@ -205,23 +215,47 @@ def _fixed(name: str, cluster: Cluster, sent: ClusterSpecInput) -> Iterator[Fiel
             "Remove the cluster and register it anew"
         )
         yield FieldError("spec.shards", message, sent.shards)
-    if sent.namespace_uid and not is_dns_label(sent.namespace_uid):
-        yield FieldError("spec.namespaceUid", "must be the uid that Kubernetes gave to a namespace", sent.namespace_uid)
-    if name != LOCAL and sent.namespace_uid:
-        yield _NOT_SAID
+    yield from _contradictions(name, sent)
+    if cluster.spec.in_cluster and not sent.in_cluster and not sent.kubeconfig:
+        yield FieldError(FIELD, "is required where spec.inCluster is not said any more")
     if name == LOCAL:
-        told = {"kubeconfig": sent.kubeconfig, "context": sent.context, "namespace": sent.namespace}
+        told = {
+            "kubeconfig": sent.kubeconfig,
+            "inCluster": sent.in_cluster,
+            "context": sent.context,
+            "namespace": sent.namespace,
+        }
         for field in (field for field, value in told.items() if value):
             yield FieldError(f"spec.{field}", "is what each replica was started with: local has none of its own")
-    elif not sent.kubeconfig and sent.context not in {"", cluster.spec.context}:
+    elif not sent.kubeconfig and not sent.in_cluster and sent.context not in {"", cluster.spec.context}:
         yield FieldError("spec.context", "needs spec.kubeconfig with it: only one context of it is kept", sent.context)
+
+
+def _contradictions(name: str, sent: ClusterSpecInput) -> Iterator[FieldError]:
+    """What does not go together."""
+    if sent.in_cluster and (sent.kubeconfig or sent.context):
+        message = "is for a cluster without a kubeconfig, which replicas reach from their pods. Say one of the two"
+        yield FieldError("spec.inCluster", message)
+    if sent.namespace_uid and name != LOCAL and not sent.in_cluster:
+        message = "is for clusters that replicas find by themselves; where a kubeconfig leads is asked there"
+        yield FieldError("spec.namespaceUid", message)
+    elif sent.namespace_uid and not is_dns_label(sent.namespace_uid):
+        yield FieldError("spec.namespaceUid", "must be the uid that Kubernetes gave to a namespace", sent.namespace_uid)
+
+
+def _led(name: str, cluster: Cluster, sent: ClusterSpecInput, terms: Terms) -> Cluster:
+    """Lead to the cluster by what was sent: a kubeconfig, or the pods that replicas run in."""
+    if not sent.in_cluster:
+        return _with_kubeconfig(name, cluster, handed(sent.kubeconfig, sent.context), terms)
+    spec = msgspec.structs.replace(cluster.spec, in_cluster=True, context="")
+    return msgspec.structs.replace(cluster, spec=spec, server="", server_side=IN_CLUSTER, sealed_kubeconfig="", mark="")
 
 
 def _with_kubeconfig(name: str, cluster: Cluster, given: Handed, terms: Terms) -> Cluster:
     """The same kubeconfig again changes nothing, so that it can be applied over and over."""
     if terms.sealer is None:
         raise Invalid([no_key(FIELD)])
-    spec = msgspec.structs.replace(cluster.spec, context=given.context)
+    spec = msgspec.structs.replace(cluster.spec, in_cluster=False, context=given.context)
     mark = terms.sealer.fingerprint(given.text.encode()).hex()
     placed = msgspec.structs.replace(cluster, spec=spec, server=given.server, server_side=given.server_side)
     if mark == cluster.mark:
@@ -235,6 +269,6 @@ def _written(facts: Facts, name: str, cluster: Cluster) -> Plan[Named]:
     return Plan(Named(name, cluster), (Put(key, records.encode(cluster)),), (Unchanged(key, facts.revision_of(key)),))
 
 
-def _has_kubeconfig(change: dict[str, Any]) -> bool:
+def _leads_anew(change: dict[str, Any]) -> bool:
     spec = change.get("spec")
-    return isinstance(spec, dict) and bool(spec.get("kubeconfig"))
+    return isinstance(spec, dict) and bool(spec.get("kubeconfig") or spec.get("inCluster"))

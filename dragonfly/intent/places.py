@@ -12,7 +12,7 @@ import msgspec
 from dragonfly.intent.facts import Facts
 from dragonfly.intent.plan import Plan
 from dragonfly.intent.refusals import ClusterRegistered, NotFound
-from dragonfly.model.cluster import Cluster, PlaceHolder, places
+from dragonfly.model.cluster import Cluster, PlaceHolder, is_found_by_each, places
 from dragonfly.model.values import LOCAL
 from dragonfly.store import keys, records
 from dragonfly.store.values import Condition, Delete, Put, Unchanged, Write
@@ -62,14 +62,14 @@ class Settled(NamedTuple):
     other: str = ""
     """The cluster that leads there."""
     elsewhere: str = ""
-    """Of `local` alone, which each replica has a kubeconfig of its own for: the uid of where it is."""
+    """Of a cluster that each replica finds by means of its own: the uid of where it is instead."""
 
 
 def settle(facts: Facts, name: str, server_side: str, uid: str) -> Plan[Settled]:
     """Take a cluster's places as a replica that reaches it has found them, and write them down if they are its own.
 
-    A registered cluster has one kubeconfig for all replicas: where that leads to another namespace than it did, the
-    namespace was made anew. `local` stays where the first replica found it: who finds another is somewhere else.
+    One kubeconfig for all replicas that leads to another namespace than it did tells that the namespace was made anew.
+    A cluster without one, `local` above all, stays where the first replica found it: who finds another is elsewhere.
 
     Raises:
         NotFound: nobody has written down that there is a `local`, which every replica does before it works.
@@ -81,7 +81,7 @@ def settle(facts: Facts, name: str, server_side: str, uid: str) -> Plan[Settled]
         raise NotFound("Cluster", name)
     if cluster is None:
         return Plan(Settled())
-    if name == LOCAL and cluster.uid not in {"", uid}:
+    if is_found_by_each(name, cluster) and cluster.uid not in {"", uid}:
         return Plan(Settled(elsewhere=cluster.uid))
     found = msgspec.structs.replace(cluster, server_side=server_side or cluster.server_side, uid=uid or cluster.uid)
     for place in places(found):

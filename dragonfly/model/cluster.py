@@ -1,14 +1,14 @@
 """Cluster: a Kubernetes cluster with Tinkerbell that the swarm manages.
 
 `local` is the one that each replica is started with (its KUBECONFIG, or the pod it runs in); all others are registered
-with a kubeconfig that every replica takes from etcd.
+with a kubeconfig that every replica takes from etcd, or as the one in whose pods replicas run.
 """
 
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, Final, Literal
 
-from dragonfly.model.values import FieldError, Input, Invalid, Metadata, MetadataInput, Value, is_dns_label
+from dragonfly.model.values import LOCAL, FieldError, Input, Invalid, Metadata, MetadataInput, Value, is_dns_label
 
 NAMESPACE: Final = "tinkerbell"
 SHARDS: Final = 8
@@ -23,6 +23,8 @@ class ClusterSpec(Value, frozen=True, kw_only=True):
 
     shards: int
     """Slices of its machines; fixed, for a machine's slice is its hash modulo this."""
+    in_cluster: bool = False
+    """It has no kubeconfig: replicas in its pods reach it, with the service account that they have there."""
     context: str = ""
     """The context of the kubeconfig that was taken."""
     namespace: str = ""
@@ -38,13 +40,15 @@ class ClusterSpecInput(Input, frozen=True, kw_only=True):
 
     kubeconfig: str = ""
     """YAML or JSON, with everything inline. Taken, never shown; empty keeps the present one."""
+    in_cluster: bool = False
+    """Instead of a kubeconfig: what the pods are in that replicas run in."""
     context: str = ""
     namespace: str = ""
     shards: int | None = None
     sites: tuple[str, ...] = ()
     qps: int | None = None
     namespace_uid: str = ""
-    """Of `local`: which namespace it is, where that is another from now on; empty if not."""
+    """Of one without a kubeconfig: which namespace it is, where that is another from now on; empty if not."""
 
 
 class ClusterInput(Input, frozen=True, kw_only=True):
@@ -104,6 +108,15 @@ class Checkup(Value, frozen=True, kw_only=True):
     missing_types: tuple[str, ...] = ()
     """Of Tinkerbell's, such as `workflows.tinkerbell.org`."""
     missing_rights: tuple[MissingRight, ...] = ()
+
+
+IN_CLUSTER: Final = "in-cluster"
+"""The server's side of a cluster that pods are in: as far as can be told without being in one, there is one of them."""
+
+
+def is_found_by_each(name: str, cluster: Cluster) -> bool:
+    """Whether each replica finds the cluster by means of its own, so that two of them may find two clusters."""
+    return name == LOCAL or cluster.spec.in_cluster
 
 
 def places(cluster: Cluster) -> tuple[str, ...]:

@@ -43,7 +43,7 @@ class Moving:
 
     def __init__(self, plane: ControlPlane, directory: Path, ports: PortLease) -> None:
         """Nothing starts before `running`, and then the first pods alone."""
-        hosts = dict.fromkeys("ab", Host(enter=_as_pod(plane, directory)))
+        hosts = dict.fromkeys("ab", Host(enter=as_pod(plane, directory)))
         self.site = Site(
             plane, directory, ports, 2, environment=_pod(plane), own=_named("dragonfly-6c9f-"), hosts=hosts
         )
@@ -134,7 +134,7 @@ def _etcd(plane: ControlPlane, prefix: str) -> dict[str, str]:
     }
 
 
-def _as_pod(plane: ControlPlane, directory: Path) -> tuple[str, ...]:
+def as_pod(plane: ControlPlane, directory: Path) -> tuple[str, ...]:
     """What runs a command with the service account's files where a pod has them, seen by this command alone."""
     account = directory / "account"
     account.mkdir()

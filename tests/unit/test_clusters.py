@@ -49,7 +49,7 @@ class NoLease:
 class World:
     """A replica of which no cluster answers: connections are refused at once."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, *, in_pod: bool = False) -> None:
         self.server = f"https://{LOOPBACK}:{port}"
         self.store = StoreModel()
         self.registry = CollectorRegistry()
@@ -68,6 +68,7 @@ class World:
             unseal=lambda _: "",
             open=SEAL.open,
             started=NOW,
+            in_pod=in_pod,
             now=lambda: NOW + timedelta(seconds=30 + clock() - began),
             monotonic=clock,
             random=lambda: 0.5,
@@ -278,6 +279,27 @@ async def test_the_first_shard_is_given_up_once_its_policy_is_not_being_written(
     assert not first.done()
     answered.set()
     await asyncio.wait_for(first, 20)
+
+
+async def test_the_cluster_of_pods_is_out_of_reach_for_a_replica_in_none(world: World) -> None:
+    cluster = Cluster(spec=ClusterSpec(shards=2, namespace="tinkerbell", in_cluster=True))
+    await world.store.commit(Put(keys.cluster("pods"), encode(cluster)))
+
+    await world.until(lambda: "this replica runs in none" in world.reason("pods"))
+    assert world.parts("pods") is None
+    assert "this replica runs in none" in (await world.clusters.check("pods")).error
+
+
+async def test_a_pod_whose_service_account_cannot_be_used_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    with PortLease() as ports:
+        world = World(ports.take(), in_pod=True)
+        running = asyncio.create_task(world.clusters.run())
+        cluster = Cluster(spec=ClusterSpec(shards=2, namespace="tinkerbell", in_cluster=True))
+        await world.store.commit(Put(keys.cluster("pods"), encode(cluster)))
+        await world.until(lambda: "the pod's service account: " in world.reason("pods"))
+        running.cancel()
+        await asyncio.wait({running})
 
 
 async def test_since_when_says_no_more_than_is_known(world: World) -> None:

@@ -34,7 +34,7 @@ class World:
         return other
 
     async def register(self, name: str) -> None:
-        cluster = Cluster(spec=ClusterSpec(shards=2, namespace="tinkerbell"))
+        cluster = Cluster(spec=ClusterSpec(shards=2, namespace="tinkerbell", in_cluster=name == "pods"))
         await self.store.commit(Put(keys.cluster(name), encode(cluster)))
 
     def found(self, name: str, server_side: str = "") -> Whereabouts:
@@ -157,22 +157,24 @@ def test_a_login_that_is_refused_is_no_answer() -> None:
     run(story)
 
 
-def test_local_stays_where_it_was_found_first() -> None:
-    """Each replica has a kubeconfig of its own for it, so another namespace there may be another cluster."""
+@pytest.mark.parametrize("name", ["local", "pods"])
+def test_what_each_replica_finds_by_itself_stays_where_it_was_found_first(name: str) -> None:
+    """By a kubeconfig of its own, or its pod, so another namespace there may be another cluster."""
 
     async def story(world: World) -> None:
-        await world.register("local")
-        await world.found("local").settle()
+        await world.register(name)
+        await world.found(name).settle()
         elsewhere = world.elsewhere()
-        found = elsewhere.found("local")
+        found = elsewhere.found(name)
         task = asyncio.create_task(found.settle())
         await asyncio.sleep(10)
 
         assert not task.done()
+        assert f"swarm's {name} is" in found.trouble
         assert f"the uid {elsewhere.uid} here, and {world.uid} there" in found.trouble
-        assert world.stored("local").uid == world.uid
+        assert world.stored(name).uid == world.uid
         said = Cluster(spec=ClusterSpec(shards=2), uid=elsewhere.uid)
-        await world.store.commit(Put(keys.cluster("local"), encode(said)))
+        await world.store.commit(Put(keys.cluster(name), encode(said)))
         await asyncio.wait_for(task, 10)
         assert found.trouble == ""
 

@@ -92,6 +92,8 @@ async def test_what_is_refused_is_told_without_what_was_sent(replica: Replica) -
         ({"sites": ["ok", "not ok"]}, "spec.sites[1]"),
         ({"qps": 0}, "spec.qps"),
         ({"inCluster": True}, "spec.inCluster"),
+        ({"inCluster": True, "kubeconfig": "", "context": "fra"}, "spec.inCluster"),
+        ({"inCluster": "yes"}, "spec.inCluster"),
         ({"namespaceUid": "3cc31835"}, "spec.namespaceUid"),
     ],
 )
@@ -125,6 +127,37 @@ async def test_other_changes_leave_the_kubeconfig(replica: Replica) -> None:
     answer_of(await replica.http.put(f"{CLUSTERS}/fra", json=made, headers=ANY), 200)
 
     assert (stored(replica).spec.qps, token_of(replica)) == (50, TOKEN)
+
+
+async def test_the_cluster_of_the_pods_needs_no_kubeconfig_and_there_is_one_of_them(replica: Replica) -> None:
+    pods = {"kubeconfig": "", "inCluster": True, "sites": ["fra1"]}
+    made = answer_of(await replica.http.post(CLUSTERS, json=document("pods", **pods)), 201)
+
+    assert made["spec"] == {"inCluster": True, "namespace": "tinkerbell", "shards": 8, "sites": ["fra1"]}
+    again = await replica.http.post(CLUSTERS, json=document("again", kubeconfig="", inCluster=True))
+    assert "Cluster pods leads to" in problem_of(again, 409, "cluster-registered")["detail"]
+    answer_of(await replica.http.post(CLUSTERS, json=document("b", kubeconfig="", inCluster=True, namespace="b")), 201)
+    same = answer_of(await replica.http.put(f"{CLUSTERS}/pods", json=made, headers=ANY), 200)
+    assert same["metadata"]["updatedAt"] == made["metadata"]["updatedAt"]
+    assert same["spec"] == made["spec"]
+
+
+async def test_one_way_to_a_cluster_takes_the_others_place(replica: Replica) -> None:
+    answer_of(await replica.http.post(CLUSTERS, json=document()), 201)
+
+    inside = answer_of(await patched(replica, {"spec": {"inCluster": True}}), 200)
+    assert inside["spec"] == {"inCluster": True, "namespace": "tinkerbell", "shards": 8, "sites": []}
+    assert (stored(replica).sealed_kubeconfig, stored(replica).server) == ("", "")
+
+    nothing = {"metadata": {"name": "fra"}, "spec": {"namespace": "tinkerbell"}}
+    refused = await replica.http.put(f"{CLUSTERS}/fra", json=nothing, headers=ANY)
+    assert fields_of(problem_of(refused, 422, "invalid")) == ["spec.kubeconfig"]
+    outside = answer_of(await patched(replica, {"spec": {"kubeconfig": kubeconfig()}}), 200)
+    assert outside["spec"]["context"] == "fra"
+    assert "inCluster" not in outside["spec"]
+    assert token_of(replica) == TOKEN
+    refused = await patched(replica, {"spec": {"inCluster": True}}, "local")
+    assert fields_of(problem_of(refused, 422, "invalid")) == ["spec.inCluster"]
 
 
 async def test_shards_stay_as_they_are(replica: Replica) -> None:

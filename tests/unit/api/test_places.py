@@ -160,7 +160,7 @@ async def test_which_cluster_local_is_can_be_said_and_of_no_other(replica: Repli
     again = {"metadata": {"name": "local"}, "spec": {"sites": ["fra1"]}}
     kept = answer_of(await replica.http.put(f"{CLUSTERS}/local", json=again, headers=ANY), 200)
     assert kept["status"]["namespaceUid"] == "another"
-    assert "is for local alone" in (await patched(replica, said)).text
+    assert "is for clusters that replicas find by themselves" in (await patched(replica, said)).text
     problem_of(await patched(replica, {"spec": {"namespaceUid": "Not a uid/"}}, "local"), 422, "invalid")
 
 

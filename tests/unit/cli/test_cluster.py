@@ -162,3 +162,15 @@ def test_which_cluster_local_is_can_be_said(swarm: Any, at_swarm: Any) -> None:
     request = swarm.requests[-1]
     assert request.headers["if-match"] == '"3"'
     assert request.body["spec"] == {"shards": 8, "sites": ["x"], "namespaceUid": "3cc31835"}
+
+
+def test_the_cluster_of_the_pods_is_added_without_a_kubeconfig(swarm: Any, at_swarm: Any, kubeconfig: Path) -> None:
+    swarm.refuse(f"GET {ROUTE}/fra", 404, "not-found", "There is no cluster fra.")
+    swarm.reply(f"POST {ROUTE}", 201, FRA)
+
+    done = at_swarm("cluster", "add", "fra", "--in-cluster", "--site", "fra1")
+    both = at_swarm("cluster", "add", "fra", "--in-cluster", "--kubeconfig", str(kubeconfig))
+
+    assert done.lines == ["cluster fra: added"]
+    assert swarm.requests[-1].body["spec"] == {"inCluster": True, "sites": ["fra1"]}
+    assert (both.code, "leave --kubeconfig and --context out" in both.err) == (2, True)
