@@ -131,10 +131,9 @@ class RealHands:
                 return (own, *host.undo_of_parents(path))
             case WriteFile(path) | CopyFile(_, path) | Download(_, _, path):
                 return host.undo_of_file(path, self._saved / step)
-            case StartService(unit, _, trees):
-                return (StopService(unit), *(RemoveTree(tree) for tree in trees if not host.path(tree).exists()))
-            case AwaitNode(hostname, leaves=True):
-                return (LeaveCluster(hostname),)
+            case StartService(unit, _, trees, leaves):
+                made = (RemoveTree(tree) for tree in trees if not host.path(tree).exists())
+                return (*((LeaveCluster(leaves),) if leaves else ()), StopService(unit), *made)
             case ApplyObjects(objects, keeps=False):
                 return (DeleteObjects(names_of(objects)),)
             case ApplyChart(chart):

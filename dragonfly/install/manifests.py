@@ -16,6 +16,8 @@ NAMESPACE: Final = "dragonfly"
 NAME: Final = "dragonfly"
 OWN_SECRET: Final = "dragonfly"  # noqa: S105 - its name
 ETCD_NAMESPACE: Final = "dragonfly-etcd"
+ETCD_DIRECTORY: Final = "/var/lib/dragonfly-etcd"
+"""Of each node with a member, as the overlay has it."""
 MEMBER_LABEL: Final = "dragonfly.io/etcd"
 
 

@@ -11,7 +11,7 @@ from dragonfly.install import k3s
 from dragonfly.install.bundle_files import CHART, IMAGES, K3S
 from dragonfly.install.detection import TINKERBELL
 from dragonfly.install.host_facts import HostFacts
-from dragonfly.install.manifests import NAME, NAMESPACE, OWN_SECRET, manifests, namespaces
+from dragonfly.install.manifests import ETCD_DIRECTORY, NAME, NAMESPACE, OWN_SECRET, manifests, namespaces
 from dragonfly.install.options import SERVICE_PORT, Options
 from dragonfly.install.preflight import ARCHITECTURES
 from dragonfly.install.steps import (
@@ -80,6 +80,14 @@ def _files(options: Options, facts: HostFacts, images: tuple[str, ...]) -> Itera
         "leave the cluster's data there; with --delete-data, remove it",
         MakeDirectory(data, 0o755, is_tree=True, is_data=True),
     )
+    if options.etcd == "dedicated":
+        yield Step(
+            "own-etcd-data",
+            f"Make {ETCD_DIRECTORY}",
+            "it is there, for a member of the swarm's own etcd",
+            "leave the swarm's data there; with --delete-data, remove it",
+            MakeDirectory(ETCD_DIRECTORY, 0o700, is_tree=True, is_data=True),
+        )
     yield Step(
         "hookos",
         f"Make {HOOKOS_DIRECTORY}",
@@ -147,19 +155,22 @@ def _server(options: Options, facts: HostFacts) -> Iterator[Step]:
         "k3s",
         "Start k3s",
         "it runs, and starts at boot",
-        "stop it and its containers, and remove what it made outside of its data",
+        ("" if options.is_first else "take the node out of the cluster, ")
+        + "stop it and its containers, and remove what it made outside of its data",
         StartService(
             k3s.SERVICE,
             files=(str(k3s.BINARY), str(k3s.CONFIG), str(k3s.UNIT)),
             trees=tuple(map(str, k3s.TREES)),
+            # Here and not where the node is waited for: it is one from the start on, ready at once or never.
+            leaves="" if options.is_first else facts.hostname,
         ),
     )
     yield Step(
         "node",
         "Wait until this host is a ready node",
         "the API server answers, and the node is ready",
-        "" if options.is_first else "take the node out of the cluster",
-        AwaitNode(facts.hostname, leaves=not options.is_first),
+        "",
+        AwaitNode(facts.hostname),
     )
 
 

@@ -48,6 +48,8 @@ class StartService(msgspec.Struct, frozen=True, tag="service"):
     files: tuple[str, ...] = ()
     trees: tuple[str, ...] = ()
     """What it makes that goes with it."""
+    leaves: str = ""
+    """The node to take out of the cluster before it is stopped, for the others to go on without it; empty for none."""
 
 
 class ImportImages(msgspec.Struct, frozen=True, tag="import"):
@@ -61,8 +63,6 @@ class AwaitNode(msgspec.Struct, frozen=True, tag="node"):
 
     hostname: str
     seconds: float = 600
-    leaves: bool = False
-    """Whether to take the node out of the cluster when all is undone, for the others to go on without it."""
 
 
 class ClaimAddresses(msgspec.Struct, frozen=True, tag="addresses"):

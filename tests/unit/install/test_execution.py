@@ -164,6 +164,18 @@ def test_what_somebody_changed_is_repaired_and_what_depends_on_it_started_again(
     assert (world.root / "etc/systemd/system" / UNIT).read_text() == "ours"
 
 
+def test_a_node_leaves_its_cluster_before_its_k3s_is_stopped(world: World) -> None:
+    """However soon it was ready: the undo is that of the step that made it a node."""
+    start = StartService(UNIT, leaves="node-2")
+
+    undo = world.hands.undo_of("k3s", start)
+
+    assert [in_words(one) for one in undo] == [
+        "take node node-2 out of the cluster",
+        f"stop {UNIT} and its containers",
+    ]
+
+
 def test_uninstalling_leaves_the_host_as_it_was(world: World) -> None:
     world.install()
 

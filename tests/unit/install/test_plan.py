@@ -10,7 +10,16 @@ from dragonfly.install.host_facts import HostFacts
 from dragonfly.install.k3s import POD_NETWORK
 from dragonfly.install.options import EtcdMode, ExternalEtcd, Options
 from dragonfly.install.plan import plan
-from dragonfly.install.steps import ApplyChart, ApplyObjects, Download, Plan, Step, WriteFile
+from dragonfly.install.steps import (
+    ApplyChart,
+    ApplyObjects,
+    Download,
+    MakeDirectory,
+    Plan,
+    StartService,
+    Step,
+    WriteFile,
+)
 
 FACTS = HostFacts(address="10.0.0.1", network="10.0.0.0/24", interface="eth0", hostname="node-1")
 EXTERNAL = ExternalEtcd(endpoints=("https://10.0.0.9:2379",), ca_file="/ca", username="dragonfly", password_file="/pw")
@@ -88,6 +97,8 @@ def test_a_host_that_joins_starts_k3s_and_tells_the_replicas_of_its_member() -> 
     said = config(made)
     assert said["server"] == "https://10.0.0.50:6443"
     assert said["token-file"] == "/etc/rancher/k3s/join-token"
+    (start,) = [step.action for step in made.steps if isinstance(step.action, StartService)]
+    assert start.leaves == FACTS.hostname
     assert "cluster-init" not in said
 
 
@@ -153,11 +164,18 @@ def test_each_etcd_has_its_manifests(mode: EtcdMode, external: ExternalEtcd | No
     assert told["DRAGONFLY_SITE"] == "fra1"
     assert container["image"] == "x/y:1"
     assert (("DaemonSet", "etcd") in found) == (mode == "dedicated") == ("own-etcd" in names(made))
+    assert all("PersistentVolume" not in yaml.safe_dump(obj) for obj in found.values())
+    assert not [kind for kind, _ in found if kind == "StatefulSet"]
 
 
-def test_nothing_of_it_claims_a_volume() -> None:
-    for obj in objects(plan(Options(), FACTS)).values():
-        assert "PersistentVolume" not in yaml.safe_dump(obj)
+def test_the_data_of_an_etcd_of_its_own_is_where_its_pods_keep_it_and_stays_until_it_is_to_be_deleted() -> None:
+    made = plan(Options(etcd="dedicated"), FACTS)
+
+    action = step(made, "own-etcd-data").action
+    volumes = objects(made)["DaemonSet", "etcd"]["spec"]["template"]["spec"]["volumes"]
+    assert isinstance(action, MakeDirectory)
+    assert [volume["hostPath"]["path"] for volume in volumes if "hostPath" in volume] == [action.path]
+    assert (action.is_tree, action.is_data) == (True, True)
 
 
 def test_no_two_steps_share_a_name_and_each_says_what_it_does() -> None:
