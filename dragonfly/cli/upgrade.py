@@ -17,6 +17,7 @@ from dragonfly.install.execution import StepFailed, Stopped
 from dragonfly.install.hands import RealHands
 from dragonfly.install.journal import Busy, Journal, UnknownJournal
 from dragonfly.install.options import BadOptions, Options, checked
+from dragonfly.install.plan import READY_SECONDS
 from dragonfly.install.plan import plan as plan_for
 from dragonfly.install.preflight import errors, preflight
 from dragonfly.install.upgrade import WentBack, check_schema, upgrade
@@ -28,9 +29,11 @@ from dragonfly.install.upgrade import WentBack, check_schema, upgrade
 @click.option("--airgap", metavar="DIR", default=None, help="A bundle of this version.")
 @click.option("--k3s-version", metavar="VERSION", default=None, help="Another k3s too; it starts again once.")
 @click.option("--tinkerbell-version", metavar="VERSION", default=None, help="Another Tinkerbell too.")
+@click.option("--ready-within", type=click.IntRange(min=1), metavar="SECONDS", default=READY_SECONDS, show_default=True,
+              help="How long the new replicas have to get ready, before the former ones are put back.")  # fmt: skip
 @click.option("--yes", is_flag=True, help="Ask nobody.")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="json: an event a line.")
-def upgrade_command(*, yes: bool, output: str, **given: Any) -> int:
+def upgrade_command(*, ready_within: int, yes: bool, output: str, **given: Any) -> int:
     """Replace the replicas one by one, and whatever else differs; go back if the new ones don't get ready.
 
     Refuses where etcd has a layout that this version does not know. On each other server say it too.
@@ -43,7 +46,7 @@ def upgrade_command(*, yes: bool, output: str, **given: Any) -> int:
         if before is None or not journal.address():
             raise CliError("nothing is installed here that could be upgraded", Exit.NOT_FOUND, "See: dragonfly install")
         options = _options(before, given)
-        return _upgrade(before, options, journal, yes=yes, as_json=output == "json")
+        return _upgrade(before, options, journal, ready_within=ready_within, yes=yes, as_json=output == "json")
     except BadOptions as error:
         raise CliError("these options make no sense:\n  " + "\n  ".join(error.problems), Exit.USAGE) from error
     except (Busy, UnknownJournal) as error:
@@ -56,7 +59,9 @@ def _options(before: Options, given: dict[str, Any]) -> Options:
     return checked(msgspec.structs.replace(before, **said))
 
 
-def _upgrade(before: Options, options: Options, journal: Journal, *, yes: bool, as_json: bool) -> int:
+def _upgrade(
+    before: Options, options: Options, journal: Journal, *, ready_within: int, yes: bool, as_json: bool
+) -> int:
     facts = host_survey.survey(options, journal)
     checks = preflight(options, facts)
     if bad := errors(checks):
@@ -69,7 +74,8 @@ def _upgrade(before: Options, options: Options, journal: Journal, *, yes: bool, 
         raise CliError("nobody is at a terminal to be asked; nothing was changed", Exit.USAGE, "Say --yes.")
     if not yes:
         ask("Upgrade what is installed here, the replicas one by one?")
-    plan = plan_for(options, facts, images=host_survey.image_files(options.airgap))
+    images = host_survey.image_files(options.airgap)
+    plan = plan_for(options, facts, images=images, ready_within=ready_within)
     with journal.alone():
         journal.asked(options)
         try:

@@ -13,7 +13,7 @@ from dragonfly.kube.channel import Limits
 from dragonfly.kube.connection import Connection
 from dragonfly.kube.credentials import Kubeconfig
 from dragonfly.kube.errors import KubeError, NotFound, Unreachable
-from dragonfly.kube.resources import DEPLOYMENT, NODE, SERVICE, Object, Ref, ref_of
+from dragonfly.kube.resources import DEPLOYMENT, NODE, POD, SERVICE, Object, Ref, Resource, ref_of
 
 Say = Callable[[str], None]
 
@@ -22,6 +22,8 @@ _PAUSE: Final = 0.5
 _APPLY_SECONDS: Final = 180
 """For types that k3s's own controllers bring a while after the API server is there."""
 _DELETE_SECONDS: Final = 120
+_ON_ITS_WAY: Final = {"", "ContainerCreating", "PodInitializing"}
+"""Why a container may wait without anything being wrong."""
 _ETCD_ROLE: Final = "node-role.kubernetes.io/etcd"
 
 
@@ -163,7 +165,7 @@ class Cluster:
         Raises:
             StepFailed: the API server does not answer.
         """
-        return tuple(_internal_address(node) for node in self._nodes({_ETCD_ROLE: "true"}))
+        return self.labelled_addresses(_ETCD_ROLE, "true")
 
     def labelled_addresses(self, label: str, value: str) -> tuple[str, ...]:
         """Return the addresses of the nodes with a label, in order.
@@ -171,27 +173,38 @@ class Cluster:
         Raises:
             StepFailed: the API server does not answer.
         """
-        return tuple(_internal_address(node) for node in self._nodes({label: value}))
+        return tuple(_internal_address(node) for node in self._list(NODE, "", {label: value}))
 
-    def _nodes(self, labels: Mapping[str, str]) -> list[Object]:
+    def _list(self, resource: Resource, namespace: str, labels: Mapping[str, str]) -> list[Object]:
+        """Return the objects with these labels, by name.
+
+        Raises:
+            StepFailed: the API server does not answer.
+        """
+
         async def listed() -> list[Object]:
             try:
                 async with self._open() as kube:
                     selector = ",".join(f"{key}={value}" for key, value in labels.items())
-                    found = await kube.list(NODE, "", label_selector=selector)
+                    found = await kube.list(resource, namespace, label_selector=selector)
             except KubeError as error:
-                raise StepFailed(f"the nodes cannot be listed: {error.message}") from error
-            return sorted(found.items, key=lambda node: str(node["metadata"]["name"]))
+                raise StepFailed(f"{resource.plural} cannot be listed: {error.message}") from error
+            return sorted(found.items, key=lambda obj: str(obj["metadata"]["name"]))
 
         return asyncio.run(listed())
 
     def rollout_problem(self, namespace: str, name: str) -> str:
-        """Return why a Deployment is not rolled out yet; empty if it is."""
+        """Return why a Deployment is not rolled out yet, in the words of its pods too; empty if it is."""
         try:
             found = self.get(Ref(DEPLOYMENT, namespace, name))
+            if found is None:
+                return f"Deployment {name} is not there"
+            if not (problem := rollout_problem(found)):
+                return ""
+            trouble = pods_trouble(self._list(POD, namespace, found["spec"]["selector"]["matchLabels"]))
         except StepFailed as error:
             return str(error)
-        return f"Deployment {name} is not there" if found is None else rollout_problem(found)
+        return f"{problem}; {trouble}" if trouble else problem
 
     def service_address(self, namespace: str, name: str) -> str:
         """Return where the load balancer serves a Service; empty if it does not yet."""
@@ -217,6 +230,20 @@ def rollout_problem(deployment: Object) -> str:
     if status.get("replicas", 0) > updated:
         return "a former replica still runs"
     return "" if ready >= wanted else f"{ready} of {wanted} replicas are ready"
+
+
+def pods_trouble(pods: Iterable[Object]) -> str:
+    """Return why the first of the pods that cannot start doesn't, as Kubernetes tells it; empty if all can. Pure."""
+    for pod in pods:
+        name, status = pod["metadata"]["name"], pod.get("status", {})
+        for condition in status.get("conditions", ()):
+            if condition["type"] == "PodScheduled" and condition["status"] == "False":
+                return f"pod {name} has no node: {condition.get('message', '')}"
+        for container in status.get("containerStatuses", ()):
+            waiting = container.get("state", {}).get("waiting", {})
+            if waiting.get("reason", "") not in _ON_ITS_WAY:
+                return f"pod {name}: {waiting['reason']}: {waiting.get('message', '')}"
+    return ""
 
 
 def _ref(gone: Gone) -> Ref:

@@ -35,14 +35,18 @@ from dragonfly.install.steps import (
 )
 from dragonfly.install.tinkerbell import HOOKOS_DIRECTORY, helm_chart
 
+READY_SECONDS: Final = 600
 _PRIVATE: Final = 0o600
 
 
-def plan(options: Options, facts: HostFacts, *, images: tuple[str, ...] = ()) -> Plan:
+def plan(
+    options: Options, facts: HostFacts, *, images: tuple[str, ...] = (), ready_within: float = READY_SECONDS
+) -> Plan:
     """Return the steps.
 
     Args:
         images: names of the files in the airgap directory's `images`.
+        ready_within: seconds that the replicas have to get ready.
     """
     return Plan(
         (
@@ -51,7 +55,7 @@ def plan(options: Options, facts: HostFacts, *, images: tuple[str, ...] = ()) ->
             *_imported(options, images),
             *(_cluster(options, facts) if options.is_first else ()),
             *_etcd(options, facts),
-            *(_readiness() if options.is_first else ()),
+            *(_readiness(ready_within) if options.is_first else ()),
         )
     )
 
@@ -247,13 +251,13 @@ def _etcd(options: Options, facts: HostFacts) -> Iterator[Step]:
     )
 
 
-def _readiness() -> Iterator[Step]:
+def _readiness(seconds: float) -> Iterator[Step]:
     yield Step(
         "replicas",
         "Wait until every replica is ready",
         "all are ready",
         "",
-        AwaitReplicas(NAMESPACE, NAME),
+        AwaitReplicas(NAMESPACE, NAME, seconds),
     )
     yield Step(
         "self-test",

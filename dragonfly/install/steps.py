@@ -120,7 +120,7 @@ class AwaitReplicas(msgspec.Struct, frozen=True, tag="replicas"):
 
     namespace: str
     name: str
-    seconds: float = 600
+    seconds: float
 
 
 class SelfTest(msgspec.Struct, frozen=True, tag="self-test"):

@@ -74,6 +74,7 @@ ADMISSION_POLICY_BINDING: Final = Resource(
 )
 # What `dragonfly install` puts into a cluster, and looks at there.
 NODE: Final = Resource("", "v1", "nodes", "Node", namespaced=False)
+POD: Final = Resource("", "v1", "pods", "Pod")
 SERVICE: Final = Resource("", "v1", "services", "Service")
 SERVICE_ACCOUNT: Final = Resource("", "v1", "serviceaccounts", "ServiceAccount")
 DAEMON_SET: Final = Resource("apps", "v1", "daemonsets", "DaemonSet")

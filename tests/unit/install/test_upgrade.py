@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dragonfly.install.cluster import rollout_problem
+from dragonfly.install.cluster import pods_trouble, rollout_problem
 from dragonfly.install.execution import Event, StepFailed, Stopped
 from dragonfly.install.journal import Journal
 from dragonfly.install.steps import Action, ApplyObjects, AwaitReplicas, Plan, Step, Undo
@@ -18,7 +18,7 @@ FORMER = {"metadata": {"name": "dragonfly", "labels": {"a": "b"}, "uid": "1"}, "
 PLAN = Plan(
     (
         Step("manifests", "Change the Deployment", "changed", "", ApplyObjects(({"image": "v2"},))),
-        Step("replicas", "Wait", "ready", "", AwaitReplicas("dragonfly", "dragonfly")),
+        Step("replicas", "Wait", "ready", "", AwaitReplicas("dragonfly", "dragonfly", 1)),
     )
 )
 
@@ -147,3 +147,27 @@ def test_what_a_rollout_waits_for(status: dict[str, Any], problem: str) -> None:
     deployment = {"metadata": {"generation": 2}, "spec": {"replicas": 3}, "status": status}
 
     assert rollout_problem(deployment) == problem
+
+
+def pod(**status: Any) -> dict[str, Any]:
+    return {"metadata": {"name": "dragonfly-1"}, "status": status}
+
+
+def waiting(reason: str) -> dict[str, Any]:
+    return pod(containerStatuses=[{"state": {"waiting": {"reason": reason, "message": "it says why"}}}])
+
+
+@pytest.mark.parametrize(
+    ("pods", "trouble"),
+    [
+        ([], ""),
+        ([pod(), waiting("ContainerCreating"), pod(containerStatuses=[{"state": {"running": {}}}])], ""),
+        ([pod(), waiting("ImagePullBackOff")], "pod dragonfly-1: ImagePullBackOff: it says why"),
+        (
+            [pod(conditions=[{"type": "PodScheduled", "status": "False", "message": "insufficient memory"}])],
+            "pod dragonfly-1 has no node: insufficient memory",
+        ),
+    ],
+)
+def test_pods_say_why_they_do_not_start(pods: list[dict[str, Any]], trouble: str) -> None:
+    assert pods_trouble(pods) == trouble
