@@ -304,7 +304,12 @@ def _text(text: str) -> str:
     return text
 
 
-def _address(text: str) -> Address:
+def parse_address(text: str) -> Address:
+    """Return the address that a text such as `0.0.0.0:3000` or `[::]:3000` says.
+
+    Raises:
+        ValueError: it says none.
+    """
     match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\s:/\[\]]*)):([0-9]{1,5})", text)
     if match is None or not 1 <= int(match[3]) <= 65535:
         raise ValueError("must be HOST:PORT, such as 0.0.0.0:3000 or [::]:3000, with a port of 1 to 65535")
@@ -312,7 +317,7 @@ def _address(text: str) -> Address:
 
 
 def _reachable_address(text: str) -> Address:
-    address = _address(text)
+    address = parse_address(text)
     if _is_wildcard(address.host):
         raise ValueError("must be an address that other replicas can connect to, not every address of this computer")
     return address
@@ -402,7 +407,7 @@ def _is_set(text: str) -> bool:
 
 
 SETTINGS: tuple[Setting, ...] = (
-    Setting("listen", _address, "Address and port to serve HTTP on.", "0.0.0.0:3000"),
+    Setting("listen", parse_address, "Address and port to serve HTTP on.", "0.0.0.0:3000"),
     Setting("advertise", _reachable_address, "Address and port that other replicas reach this one at.", "as listen"),
     Setting("replica", _label, "Name of this replica; no other may have it.", "hostname and random letters"),
     Setting("site", _label, "Where this replica runs, such as fra1; it prefers clusters of its own site."),

@@ -1,8 +1,11 @@
 """`dragonfly install`: a bare host becomes a server of a cluster with Tinkerbell and a swarm behind a load balancer."""
 
+import contextlib
+import ipaddress
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 import msgspec
@@ -20,17 +23,23 @@ from dragonfly.cli.install_telling import (
 )
 from dragonfly.cli.session import console
 from dragonfly.install import host_survey
-from dragonfly.install.execution import Stopped, install
+from dragonfly.install.execution import Event, Stopped, Tell, install
 from dragonfly.install.hands import RealHands
 from dragonfly.install.host import Host
 from dragonfly.install.journal import Busy, Journal, UnknownJournal
 from dragonfly.install.options import K3S_VERSION, TINKERBELL_VERSION, BadOptions, ExternalEtcd, Options, checked
 from dragonfly.install.plan import plan as plan_for
-from dragonfly.install.preflight import Check, errors, preflight
+from dragonfly.install.preflight import errors, preflight
+from dragonfly.install.progress import planned
 from dragonfly.install.steps import Plan
 from dragonfly.install.survey import DIRECTORY
+from dragonfly.settings import Address, parse_address
+
+if TYPE_CHECKING:
+    from dragonfly.cli.progress_page import ProgressPage
 
 JOURNAL: Final = DIRECTORY / "install"
+PROGRESS_PAGE: Final = "127.0.0.1:3001"
 
 _PATHS: Final = ("token_file", "airgap", "image_archive", "etcd_ca_file", "etcd_password_file")
 """Said relative to where the command runs; the journal keeps them, and is read from elsewhere."""
@@ -57,11 +66,28 @@ _PATHS: Final = ("token_file", "airgap", "image_archive", "etcd_ca_file", "etcd_
 @click.option("--tinkerbell-version", default=TINKERBELL_VERSION, show_default=True)
 @click.option("--site", metavar="NAME", default="", help="Where this cluster is, such as fra1.")
 @click.option("--no-dhcp", is_flag=True, help="Tinkerbell answers no DHCP: another server does, and points to it.")
-@click.option("--dry-run", is_flag=True, help="Print the checks, the plan and the manifests, and change nothing.")
+@click.option("--dry-run", is_flag=True,
+              help="Print the checks, the plan and the manifests; change and send nothing.")  # fmt: skip
+@click.option("--probe", is_flag=True,
+              help="With --dry-run: ask the wire too, by ARP and DHCP, as an installation does first.")  # fmt: skip
+@click.option("--progress-page", metavar="ADDRESS:PORT", default=PROGRESS_PAGE, show_default=True,
+              help="Where a page shows how far it is, to whoever can reach that address, while it runs.")  # fmt: skip
+@click.option("--no-progress-page", is_flag=True, help="Serve no such page.")
 @click.option("--yes", is_flag=True, help="Ask nobody.")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="json: an event a line.")
 @click.pass_context
-def install_command(context: click.Context, /, *, dry_run: bool, yes: bool, output: str, **given: Any) -> int:
+def install_command(
+    context: click.Context,
+    /,
+    *,
+    dry_run: bool,
+    probe: bool,
+    progress_page: str,
+    no_progress_page: bool,
+    yes: bool,
+    output: str,
+    **given: Any,
+) -> int:
     """Make this host a server: k3s with its etcd, Tinkerbell, three replicas behind a load balancer.
 
     Said again, it goes on where it stopped, repairs what has changed, and changes nothing if all is as it should be.
@@ -70,7 +96,12 @@ def install_command(context: click.Context, /, *, dry_run: bool, yes: bool, outp
     journal = Journal(JOURNAL)
     try:
         options = _options(context, given, journal)
-        return _install(options, journal, dry_run=dry_run, yes=yes, as_json=output == "json")
+        if dry_run:
+            return _dry(options, journal, asks_wire=probe, as_json=output == "json")
+        if probe:
+            raise CliError("--probe goes with --dry-run alone: an installation always asks the wire", Exit.USAGE)
+        page = None if no_progress_page else _page_address(progress_page)
+        return _install(options, journal, page, yes=yes, as_json=output == "json")
     except BadOptions as error:
         raise CliError("these options make no sense:\n  " + "\n  ".join(error.problems), Exit.USAGE) from error
     except (Busy, UnknownJournal) as error:
@@ -96,14 +127,23 @@ def _options(context: click.Context, given: dict[str, Any], journal: Journal) ->
     )
 
 
-def _install(options: Options, journal: Journal, *, dry_run: bool, yes: bool, as_json: bool) -> int:
+def _page_address(text: str) -> Address:
+    try:
+        address = parse_address(text)
+        ipaddress.ip_address(address.host)
+    except ValueError as error:
+        raise CliError(
+            f"--progress-page: must be an address of this host and a port, such as {PROGRESS_PAGE}, not {text!r}",
+            Exit.USAGE,
+        ) from error
+    return address
+
+
+def _install(options: Options, journal: Journal, page: Address | None, *, yes: bool, as_json: bool) -> int:
     out = console()
     facts = host_survey.survey(options, journal)
     checks = preflight(options, facts)
     plan = plan_for(options, facts, images=host_survey.image_files(options.airgap))
-    if dry_run:
-        _dry(checks, plan, as_json=as_json)
-        return Exit.REFUSED if errors(checks) else Exit.OK
     if as_json:
         for check in checks:
             write_json({"event": "check", **msgspec.to_builtins(check)})
@@ -119,20 +159,25 @@ def _install(options: Options, journal: Journal, *, dry_run: bool, yes: bool, as
         out.print()
         tell_plan(plan, out)
     _confirm(plan, yes=yes)
-    with journal.alone():
-        return _carry_out(options, plan, journal, as_json=as_json)
+    with journal.alone(), open_page(page, facts.hostname, plan, as_json=as_json) as looked_at:
+        return _carry_out(options, plan, journal, looked_at, as_json=as_json)
 
 
-def _dry(checks: tuple[Check, ...], plan: Plan, *, as_json: bool) -> None:
+def _dry(options: Options, journal: Journal, *, asks_wire: bool, as_json: bool) -> int:
+    facts = host_survey.survey(options, journal, asks_wire=asks_wire)
+    checks = preflight(options, facts)
+    plan = plan_for(options, facts, images=host_survey.image_files(options.airgap))
+    code = Exit.REFUSED if errors(checks) else Exit.OK
     if as_json:
         write_json(plan_document(checks, plan))
-        return
+        return code
     out = console()
     tell_checks(checks, out)
     out.print()
     tell_plan(plan, out)
     out.print()
     out.file.write(manifests_of(plan))
+    return code
 
 
 def _confirm(plan: Plan, *, yes: bool) -> None:
@@ -147,19 +192,59 @@ def _confirm(plan: Plan, *, yes: bool) -> None:
     ask(f"Carry out these {len(plan.steps)} steps on this host?")
 
 
-def _carry_out(options: Options, plan: Plan, journal: Journal, *, as_json: bool) -> int:
+@contextlib.contextmanager
+def open_page(address: Address | None, hostname: str, plan: Plan, *, as_json: bool) -> "Iterator[ProgressPage | None]":
+    """Serve the page for the block, and tell where, or why there is none: it is no reason to install nothing."""
+    if address is None:
+        yield None
+        return
+    from dragonfly.cli.progress_page import ProgressPage
+
+    try:
+        page = ProgressPage(address, planned(hostname, plan))
+    except OSError as error:
+        _tell_page("", f"no page shows the progress: {address}: {error.strerror}", as_json=as_json)
+        yield None
+        return
+    with page:
+        _tell_page(page.url, f"The progress is also at {page.url}", as_json=as_json)
+        yield page
+
+
+def _tell_page(url: str, text: str, *, as_json: bool) -> None:
+    if as_json:
+        write_json({"event": "page", "url": url, "text": text})
+    else:
+        console().print(text, soft_wrap=True)
+
+
+def _carry_out(options: Options, plan: Plan, journal: Journal, page: "ProgressPage | None", *, as_json: bool) -> int:
     was_shown = bool(journal.address())
     journal.asked(options)
     hands = installed_hands(journal)
     try:
         with Teller(console(), as_json=as_json) as teller:
-            address = install(plan, hands, journal, teller)
+            address = install(plan, hands, journal, _both(teller, page))
     except Stopped as stopped:
-        raise CliError(what_stands(stopped), Exit.FAILED, how_to_go_on(stopped, "install")) from stopped
+        failure = CliError(what_stands(stopped), Exit.FAILED, how_to_go_on(stopped, "install"))
+        if page:
+            page.end("failed", failure.message, failure.advice)
+        raise failure from stopped
+    if page:
+        page.end("done", f"Dragonfly answers at {address}" if address else "This host is a server of the cluster.")
     journal.installed(address or "joined")
     token = hands.secrets.admin_token() if options.is_first and not was_shown else ""
     _tell_end(options, address, token, as_json=as_json)
     return Exit.OK
+
+
+def _both(teller: Teller, page: "ProgressPage | None") -> Tell:
+    def tell(event: Event) -> None:
+        teller(event)
+        if page:
+            page(event)
+
+    return tell
 
 
 def what_stands(stopped: Stopped) -> str:

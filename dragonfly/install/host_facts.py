@@ -58,6 +58,8 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Those that answered on the wire; None if nobody could ask."""
     taken: tuple[str, ...] | None = ()
     """Addresses of those asked for that a neighbour answers for; None if nobody could ask."""
+    is_wire_asked: bool = True
+    """Whether anybody was to ask: a dry run sends nothing to all who are on the wire."""
     has_internet: bool = True
     """Whether the places that k3s and Tinkerbell come from answer."""
     airgap: Airgap | None = None

@@ -24,7 +24,7 @@ from dragonfly.install.bundle_files import IMAGES, NEEDED, SUMS
 from dragonfly.install.host import sha256
 from dragonfly.install.host_facts import Airgap, HostFacts, Listener
 from dragonfly.install.journal import Journal
-from dragonfly.install.neighbours import Neighbours
+from dragonfly.install.neighbours import Neighbours, Nobody
 from dragonfly.install.options import Options
 
 _SOURCES: Final = ("github.com", "ghcr.io")
@@ -41,14 +41,23 @@ _OTHER_KUBERNETES: Final = {
 
 
 def survey(
-    options: Options, journal: Journal, *, root: Path = Path("/"), neighbours: Neighbours | None = None
+    options: Options,
+    journal: Journal,
+    *,
+    asks_wire: bool = True,
+    root: Path = Path("/"),
+    neighbours: Neighbours | None = None,
 ) -> HostFacts:
-    """Return what this host is like. What cannot be found out is told as such, and raises nothing."""
+    """Return what this host is like. What cannot be found out is told as such, and raises nothing.
+
+    Args:
+        asks_wire: whether to send frames that everybody on the wire gets: for DHCP servers, for who has an address.
+    """
     interface, address, network = _default_route(root)
     records = journal.records()
     installed = any(record.state != "undone" for record in records.values())
     started = "k3s" in records and records["k3s"].state != "undone"
-    wire = neighbours or Neighbours()
+    wire = (neighbours or Neighbours()) if asks_wire else Nobody()
     facts = HostFacts(
         system=platform.system(),
         distribution=_distribution(root),
@@ -71,6 +80,7 @@ def survey(
         kept_data=bool(records) and not installed,
         dhcp_servers=_dhcp_servers(wire, interface) if options.dhcp and options.is_first and not started else (),
         taken=_taken(wire, interface, options.addresses),
+        is_wire_asked=asks_wire,
         has_internet=bool(options.airgap) or _has_internet(),
         airgap=airgap(Path(options.airgap)) if options.airgap else None,
         missing_files=tuple(_missing_files(options)),

@@ -4,6 +4,7 @@ Frames are read and written on a packet socket, so that neither needs an address
 host keeps no answer from it.
 """
 
+import errno
 import fcntl
 import ipaddress
 import os
@@ -23,6 +24,8 @@ _SIOCGIFHWADDR: Final = 0x8927
 _PROBES: Final = 3
 _WAIT: Final = 1.0
 """Seconds for an answer to each of the probes."""
+_OFFER_WAITS: Final = (1.0, 1.0, 6.0)
+"""The same for DHCP: a server may ask the wire first whether an address is free, dnsmasq for three seconds."""
 
 
 class Neighbours:
@@ -46,9 +49,11 @@ class Neighbours:
         transaction = os.urandom(4)
         found: set[str] = set()
         with _packets(interface, _IP) as wire:
-            for _ in range(_PROBES):
+            for seconds in _OFFER_WAITS:
                 wire.send(discover(own, transaction))
-                _answers(wire, lambda frame: found.add(server) if (server := offered_by(frame, transaction)) else None)
+                _answers(wire, lambda frame: _heard(frame, transaction, found), seconds)
+                if found:
+                    break
         return tuple(sorted(found))
 
     def _is_held(self, interface: str, address: str) -> bool:
@@ -57,9 +62,19 @@ class Neighbours:
         with _packets(interface, _ARP) as wire:
             for _ in range(_PROBES):
                 wire.send(arp_probe(own, wanted))
-                if _answers(wire, lambda frame: answers_for(frame, wanted, own) or None):
+                if _answers(wire, lambda frame: answers_for(frame, wanted, own) or None, _WAIT):
                     return True
         return False
+
+
+class Nobody(Neighbours):
+    """A wire that is not asked: no frame is sent."""
+
+    def holders(self, interface: str, addresses: Iterable[str]) -> tuple[str, ...]:
+        raise OSError(errno.ECANCELED, f"{interface} is not asked for {', '.join(addresses)}")
+
+    def dhcp_servers(self, interface: str) -> tuple[str, ...]:
+        raise OSError(errno.ECANCELED, f"{interface} is not asked")
 
 
 def arp_probe(own: bytes, wanted: bytes) -> bytes:
@@ -133,9 +148,14 @@ def _packets(interface: str, protocol: int) -> socket.socket:
     return wire
 
 
-def _answers(wire: socket.socket, read: Callable[[bytes], T | None]) -> T | None:
+def _heard(frame: bytes, transaction: bytes, servers: set[str]) -> None:
+    if server := offered_by(frame, transaction):
+        servers.add(server)
+
+
+def _answers(wire: socket.socket, read: Callable[[bytes], T | None], seconds: float) -> T | None:
     """Read frames until one says something, or the time to wait for it is over."""
-    deadline = time.monotonic() + _WAIT
+    deadline = time.monotonic() + seconds
     while (left := deadline - time.monotonic()) > 0:
         if select.select([wire], [], [], left)[0] and (found := read(wire.recv(2048))):
             return found

@@ -216,7 +216,7 @@ def _addresses(options: Options, facts: HostFacts) -> Iterator[Check]:
         elif address == facts.address:
             yield Check(f"address {address}", "error", "this host's own", "Take one that no host has.")
         elif facts.taken is None:
-            yield Check(f"address {address}", "warning", "nobody could ask whose it is", "Make sure that it is free.")
+            yield _unasked(f"address {address}", facts, "nobody could ask whose it is", "Make sure that it is free.")
         elif address in facts.taken and not facts.is_started and options.is_first:
             yield Check(
                 f"address {address}", "error", "a neighbour answers for it", "Take an address that is nobody's."
@@ -227,7 +227,7 @@ def _addresses(options: Options, facts: HostFacts) -> Iterator[Check]:
 
 def _dhcp(facts: HostFacts) -> Check:
     if facts.dhcp_servers is None:
-        return Check("DHCP", "warning", "nobody could ask", "Make sure that there is no other DHCP server.")
+        return _unasked("DHCP", facts, "nobody could ask", "Make sure that there is no other DHCP server.")
     others = [server for server in facts.dhcp_servers if server != facts.address]
     if others and not facts.is_started:
         return Check(
@@ -238,6 +238,15 @@ def _dhcp(facts: HostFacts) -> Check:
             "network of its own, or install with --no-dhcp and point that server to Tinkerbell (docs/install.md).",
         )
     return Check("DHCP", "ok", "nobody else answers on the wire")
+
+
+def _unasked(name: str, facts: HostFacts, found: str, remedy: str) -> Check:
+    """The wire was not asked, or cannot be."""
+    if facts.is_wire_asked:
+        return Check(name, "warning", found, remedy)
+    return Check(
+        name, "warning", "the wire was not asked: a dry run sends nothing there", "To ask it: --dry-run --probe."
+    )
 
 
 def _join(options: Options, facts: HostFacts) -> Iterator[Check]:

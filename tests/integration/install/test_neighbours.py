@@ -13,7 +13,6 @@ import pytest
 
 from dragonfly.sandbox.process import Program, Service
 from tests.chaos.netns import Network, Node
-from tests.e2e.waiting import eventually
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
@@ -57,12 +56,14 @@ def test_a_dhcp_server_on_the_wire_is_heard(nodes: tuple[Node, ...], tmp_path: P
         f"--pid-file={tmp_path / 'pid'}",
     )
     server = Service(
-        Program("dnsmasq", (*neighbour.host.enter, program, *flags), tmp_path / "dnsmasq.log"), lambda: True, within=10
+        Program("dnsmasq", (*neighbour.host.enter, program, *flags), tmp_path / "dnsmasq.log"),
+        (tmp_path / "pid").exists,
+        within=30,
     )
     with ExitStack() as stack:
         stack.callback(server.stop)
         server.start()
 
-        found = eventually("the server is heard", lambda: asked(host, "dhcp"), within=30)
+        found = asked(host, "dhcp")
 
     assert found == [str(neighbour.cluster)]

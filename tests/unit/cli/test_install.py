@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -76,7 +77,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Here:
     for module in (cli_install, cli_uninstall):
         monkeypatch.setattr(module, "JOURNAL", here.journal.directory)
         monkeypatch.setattr(module, "installed_hands", lambda journal: here.hands)
-    monkeypatch.setattr(host_survey, "survey", lambda options, journal: here.facts)
+    monkeypatch.setattr(host_survey, "survey", lambda options, journal, **_: here.facts)
+    monkeypatch.setattr(cli_install, "open_page", lambda *_, **__: contextlib.nullcontext())
     return here
 
 
@@ -109,6 +111,25 @@ def test_a_dry_run_shows_all_and_changes_nothing(here: Here, capsys: pytest.Capt
     assert "kind: Deployment" in out
     assert not here.hands.done
     assert not here.journal.directory.exists()
+
+
+def test_a_dry_run_asks_the_wire_only_if_told_to(
+    here: Here, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    def survey(options: Options, journal: Journal, *, asks_wire: bool = True) -> HostFacts:
+        asked.append(asks_wire)
+        return msgspec.structs.replace(GOOD, dhcp_servers=None, is_wire_asked=asks_wire)
+
+    monkeypatch.setattr(host_survey, "survey", survey)
+
+    assert run(["install", *IMAGE, "--dry-run"]) == Exit.OK
+    assert "the wire was not asked: a dry run sends nothing there" in capsys.readouterr().out
+    assert run(["install", *IMAGE, "--dry-run", "--probe"]) == Exit.OK
+    assert run(["install", *IMAGE, "--yes"]) == Exit.OK
+    assert run(["install", *IMAGE, "--probe", "--yes"]) == Exit.USAGE
+    assert asked == [False, True, True]
 
 
 def test_a_dry_run_for_programs_is_one_object(here: Here, capsys: pytest.CaptureFixture[str]) -> None:
