@@ -47,6 +47,13 @@ class Done(NamedTuple):
         return {event["step"]: event["state"] for event in self.events if event["event"] == "step"}
 
 
+class Moment(NamedTuple):
+    """Where `lockstep` waited."""
+
+    step: str
+    name: str
+
+
 class BareHost:
     """One host on the test's network. Nothing starts before `running`."""
 
@@ -56,8 +63,9 @@ class BareHost:
         self.tree = directory / name
         self.logs = directory / f"{name}-logs"
         self.bundle = directory / f"{name}-bundle"
-        self._node = node
-        self._init: Service
+        self.management = str(node.management)
+        """Where the test itself reaches it."""
+        self._services: list[Service] = []
         ready = self.tree / "run" / "ready"
         command = (
             *node.host.enter,
@@ -69,6 +77,7 @@ class BareHost:
 
     @contextmanager
     def running(self) -> Iterator[BareHost]:
+        self.logs.mkdir()
         self._furnish()
         self._bundle()
         try:
@@ -77,32 +86,67 @@ class BareHost:
             yield self
         finally:
             self._init.kill()
+            for service in self._services:
+                service.kill()
 
     def dragonfly(self, *arguments: str) -> Done:
         """Run the command line on the host."""
         return self.run(sys.executable, "-m", "dragonfly", *arguments)
 
     def install(self, *arguments: str) -> Done:
-        return self.dragonfly("install", "--airgap", str(self.bundle), "--yes", "-o", "json", *arguments)
+        return self.dragonfly(*self.installing(*arguments))
 
-    def killed_at(self, is_moment: Callable[[dict[str, Any]], bool], *arguments: str) -> bool:
-        """Install, and kill -9 at the first event that is the moment; return whether it came."""
-        command = (sys.executable, "-m", "dragonfly", "install", "--airgap", str(self.bundle), "--yes", "-o", "json")
-        child = subprocess.Popen(
-            self._inside(*command, *arguments),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            env=_environment(),
-            start_new_session=True,
-        )
-        assert child.stdout is not None
-        came = any(is_moment(json.loads(line)) for line in child.stdout)
-        if came:
-            os.killpg(child.pid, signal.SIGKILL)
-        child.communicate()
-        return came
+    def installing(self, *arguments: str) -> tuple[str, ...]:
+        return ("install", "--airgap", str(self.bundle), "--yes", "-o", "json", *arguments)
+
+    def fail(self) -> None:
+        """Take its power away: all that runs there is gone at once, and nothing is tidied up."""
+        self._init.kill()
+
+    def killed_at(self, seen: set[Moment], *arguments: str, look: Callable[[Moment], None]) -> Moment | None:
+        """Run the command line to the first moment that is not among those seen, look around, and kill -9 it there.
+
+        None if it came to its end, which must be a good one.
+        """
+        with self._in_lockstep(*arguments) as child:
+            assert child.stdin is not None
+            assert child.stdout is not None
+            doing = ""
+            for line in child.stdout:
+                event = json.loads(line)
+                doing = event["step"] if event["event"] == "step" else doing
+                if event["event"] != "moment":
+                    continue
+                moment = Moment(event["step"] or doing, event["moment"])
+                if moment not in seen:
+                    look(moment)
+                    return moment
+                child.stdin.write("go on\n")
+                child.stdin.flush()
+            assert child.wait() == 0, f"it ended with {child.returncode}: {arguments}"
+        return None
+
+    @contextmanager
+    def _in_lockstep(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+        """A process that waits at each moment, killed with its children at the block's end if it still runs."""
+        command = (sys.executable, "-m", "tests.e2e.install.lockstep", *arguments)
+        with (
+            (self.logs.parent / f"{self.name}-lockstep.log").open("ab") as log,
+            subprocess.Popen(
+                self._inside(*command),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=_environment() | {"PYTHONPATH": str(_ROOT)},
+                start_new_session=True,
+            ) as child,
+        ):
+            try:
+                yield child
+            finally:
+                if child.poll() is None:
+                    os.killpg(child.pid, signal.SIGKILL)
 
     def run(self, *command: str) -> Done:
         """Run a program on the host to its end."""
@@ -117,12 +161,23 @@ class BareHost:
         )
         return Done(done.returncode, done.stdout, done.stderr)
 
-    def secret(self, name: str, key: str) -> str:
-        """What a Secret in the swarm's namespace says, as this host's API server has it."""
+    def service(self, name: str, *command: str, ready: Callable[[], bool], within: float) -> Service:
+        """A program that runs on the host, to the end of that one at most."""
+        program = Program(name, tuple(self._inside(*command)), self.logs / f"{name}.log")
+        service = Service(program, ready, within=within)
+        self._services.append(service)
+        return service
+
+    def objects(self, *query: str) -> Any:
+        """What `kubectl get` finds in the swarm's namespace, as this host's API server has it."""
         kubectl = (str(toolchain.binary("kubectl")), "--kubeconfig", "/etc/rancher/k3s/k3s.yaml")
-        done = self.run(*kubectl, "--namespace", "dragonfly", "get", "secret", name, "--output", "json")
+        done = self.run(*kubectl, "--namespace", "dragonfly", "get", *query, "--output", "json")
         assert done.code == 0, done.err
-        return base64.b64decode(json.loads(done.out)["data"][key]).decode()
+        return json.loads(done.out)
+
+    def secret(self, name: str, key: str) -> str:
+        """What a Secret in the swarm's namespace says."""
+        return base64.b64decode(self.objects("secret", name)["data"][key]).decode()
 
     def files(self) -> dict[str, str]:
         """Everything in the host's tree: kinds, modes, targets of links, content."""

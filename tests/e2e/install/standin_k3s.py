@@ -1,6 +1,6 @@
 """A stand-in for the k3s executable, for tests alone: real etcd and kube-apiserver with k3s's files, ports and flags.
 
-What k3s has besides (containerd, kubelet, controllers) is played by `workloads`: replicas are processes, not pods.
+What k3s has besides (containerd, kubelet, controllers) is played by `workloads`: pods are processes.
 
     python -m tests.e2e.install.standin_k3s server     as systemd would run it; NOTIFY_SOCKET is told when it is ready
 """
@@ -99,9 +99,9 @@ class Server:
         self._start_etcd(stack, initial)
         self._start_api(stack)
         self._register()
-        supervisor = Supervisor(self.address, self.token, self.server_pair, self.tls, self.etcd_tls)
+        supervisor = Supervisor(self.token, self.server_pair, self.tls, self.etcd_tls)
         stack.callback(supervisor.close)
-        workloads = Workloads(self.api, self.address, self.logs, self.etcd_tls, runs_pods=self.is_first)
+        workloads = Workloads(self.api, self.name, self.address, self.logs, self.etcd_tls)
         stack.callback(workloads.close)
 
     def _token(self) -> None:

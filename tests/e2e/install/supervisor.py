@@ -9,6 +9,7 @@ import base64
 import http.client
 import json
 import ssl
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -29,7 +30,11 @@ def gateway(path: str, body: Any, tls: ssl.SSLContext) -> Any:
     connection = http.client.HTTPSConnection("127.0.0.1", 2382, context=tls, timeout=10)
     try:
         connection.request("POST", f"/v3/{path}", json.dumps(body))
-        return json.loads(connection.getresponse().read())
+        answer = connection.getresponse()
+        found = json.loads(answer.read())
+        if answer.status != http.client.OK:
+            sys.stderr.write(f"etcd: {path}: {found}\n")
+        return found
     finally:
         connection.close()
 
@@ -37,7 +42,7 @@ def gateway(path: str, body: Any, tls: ssl.SSLContext) -> Any:
 class Supervisor:
     """Answers on a thread of its own until it is closed."""
 
-    def __init__(self, address: str, token: str, pair: KeyPair, shared: Path, etcd: ssl.SSLContext) -> None:
+    def __init__(self, token: str, pair: KeyPair, shared: Path, etcd: ssl.SSLContext) -> None:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 if self.headers["Authorization"] != f"Bearer {token}":
@@ -52,7 +57,7 @@ class Supervisor:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer((address, _PORT), Handler)
+        self._server = ThreadingHTTPServer(("", _PORT), Handler)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(pair.certificate, pair.key)
         self._server.socket = context.wrap_socket(self._server.socket, server_side=True)

@@ -1,0 +1,42 @@
+"""Bare hosts on a network of their own, and what is asked of an installation that went well."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from tests.chaos.netns import Network
+from tests.e2e.install.bare_host import BareHost, Done
+
+FLOATING: Final = "192.0.2.100"
+"""An address of the hosts' network that nobody has."""
+ALL: Final = ("--no-dhcp",)
+"""What all installations are told: nothing plays Tinkerbell's DHCP."""
+
+
+@contextmanager
+def hosts(directory: Path, count: int) -> Iterator[list[BareHost]]:
+    network = Network(directory / "network", nodes=count)
+    with ExitStack() as stack:
+        stack.enter_context(network.running())
+        yield [
+            stack.enter_context(BareHost(f"host-{number}", node, directory).running())
+            for number, node in enumerate(network.nodes, 1)
+        ]
+
+
+def swarm(host: BareHost, address: str, token: str) -> Any:
+    done = host.run("curl", "-sf", "-H", f"Authorization: Bearer {token}", f"{address}/api/v1/swarm")
+    assert done.code == 0, done
+    return json.loads(done.out)
+
+
+def finished(done: Done) -> dict[str, Any]:
+    """The last event of an installation that went well."""
+    assert done.code == 0, done.err
+    last = done.events[-1]
+    assert last["event"] == "installed"
+    return last

@@ -1,0 +1,92 @@
+"""`dragonfly install --join`: three hosts, three members of etcd, and a swarm that outlives its founder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.install.bare_host import BareHost
+from tests.e2e.install.etcd_keys import control_planes
+from tests.e2e.install.installed import ALL, FLOATING, finished, hosts
+from tests.e2e.waiting import eventually_equal
+
+pytestmark = [pytest.mark.cluster, pytest.mark.etcd, pytest.mark.slow, pytest.mark.timeout(600)]
+
+TOKEN = "/var/lib/rancher/k3s/server/token"
+
+
+class Site:
+    """Three hosts, one of which has founded the cluster."""
+
+    def __init__(self, found: list[BareHost], directory: Path) -> None:
+        self.first, self.second, self.third = found
+        self.token_file = directory / "token"
+        self.before = {host.name: host.files() for host in found}
+        installed = finished(self.first.install(*ALL, "--floating-ip", FLOATING))
+        self.token = installed["token"]
+        self.token_file.write_text(self.first.run("cat", TOKEN).out)
+
+    def join(self, host: BareHost, server: str) -> None:
+        done = host.install("--join", server, "--token-file", str(self.token_file))
+        assert done.code == 0, done.err
+
+    def ask(self, host: BareHost, path: str, *arguments: str) -> Any:
+        """The swarm's answer to a host, through the load balancer; None while there is none."""
+        headers = ("-H", f"Authorization: Bearer {self.token}", "-H", "Content-Type: application/json")
+        done = host.run("curl", "-sf", "-m", "20", *headers, *arguments, f"http://{FLOATING}:3000/api/v1/{path}")
+        return json.loads(done.out) if done.code == 0 else None
+
+    def replicas(self, host: BareHost) -> int:
+        return len((self.ask(host, "swarm") or {"members": ()})["members"])
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    with hosts(tmp_path, 3) as found:
+        yield Site(found, tmp_path)
+
+
+def told(host: BareHost) -> list[str]:
+    """Where the replicas are told that etcd is, as this host's API server has it."""
+    return host.secret("dragonfly-etcd", "endpoints").split(",")
+
+
+def states(host: BareHost) -> set[str]:
+    """What becomes of each step when the same is said again."""
+    again = host.dragonfly("install", "--yes", "-o", "json")
+    assert again.code == 0, again.err
+    return {state for step, state in again.states().items() if step != "self-test"}
+
+
+def test_hosts_join_one_survives_the_founder_and_one_leaves(site: Site) -> None:
+    first, second, third = site.first, site.second, site.third
+    site.join(second, first.address)
+    site.join(third, FLOATING)
+
+    everywhere = [f"https://{host.address}:2382" for host in (first, second, third)]
+    assert told(third) == everywhere
+    assert control_planes(first).members() == control_planes(third).members() == {"host-1", "host-2", "host-3"}
+    assert states(second) == states(third) == {"unchanged"}
+    eventually_equal(lambda: site.replicas(first), 3, within=120)
+
+    leaving = third.dragonfly("uninstall", "--yes", "--delete-data")
+    assert leaving.code == 0, leaving.err
+    eventually_equal(control_planes(first).members, {"host-1", "host-2"}, within=60)
+    assert third.files() == site.before["host-3"]
+    assert finished(first.dragonfly("install", "--yes", "-o", "json"))
+    assert told(second) == everywhere[:2]
+
+    site.join(third, first.address)
+    assert told(first) == everywhere
+    eventually_equal(lambda: site.replicas(first), 3, within=120)
+    machine = {"metadata": {"name": "m-1"}, "spec": {"interfaces": [{"mac": "02:00:00:00:00:01", "dhcp": True}]}}
+    assert site.ask(first, "machines", "--data", json.dumps(machine))
+
+    first.fail()
+
+    eventually_equal(lambda: site.replicas(second), 3, within=180)
+    assert site.ask(second, "machines/m-1")["metadata"]["name"] == "m-1"

@@ -1,0 +1,52 @@
+"""kill -9 at each moment of an installation, and of taking it off: it goes on, and ends as if nothing had been."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.e2e.install.bare_host import BareHost, Moment
+from tests.e2e.install.installed import ALL, finished, swarm
+
+pytestmark = [pytest.mark.cluster, pytest.mark.etcd, pytest.mark.slow, pytest.mark.timeout(900)]
+
+MOMENTS = ("begun", "carried out")
+
+
+def killed_everywhere(host: BareHost, *arguments: str, look: Callable[[Moment], None] = lambda _: None) -> set[Moment]:
+    """Say it again and again, killing it at the first moment where it was not killed yet, until it comes to its end."""
+    seen: set[Moment] = set()
+    while moment := host.killed_at(seen, *arguments, look=look):
+        seen.add(moment)
+    return seen
+
+
+def page(host: BareHost) -> dict[str, Any]:
+    """What the page shows that the installer serves while it runs."""
+    done = host.run("curl", "-sf", "-m", "20", "http://127.0.0.1:3001/progress")
+    found: dict[str, Any] = json.loads(done.out)
+    return found
+
+
+def test_killed_at_each_moment_of_each_step_it_becomes_the_same_swarm(host: BareHost) -> None:
+    """kill -9 as each step begins and as it ends, each time going on; then the same while taking everything back."""
+    before = host.files()
+    planned = json.loads(host.install(*ALL, "--dry-run").out)["steps"]
+
+    def look(moment: Moment) -> None:
+        states = {step["name"]: step["state"] for step in page(host)["steps"]}
+        assert list(states) == [step["name"] for step in planned]
+        assert [name for name, state in states.items() if state == "started"] == [moment.step]
+
+    killed = killed_everywhere(host, *host.installing(*ALL), look=look)
+
+    wanted = {Moment(step["name"], name) for step in planned for name in MOMENTS}
+    # Ready as soon as k3s is, or by the time that a killed installation is said again: then there is nothing to do.
+    assert {moment.step for moment in wanted - killed} <= {"node", "replicas"}
+    done = finished(host.dragonfly("install", "--yes", "-o", "json"))
+    assert len(swarm(host, done["address"], host.secret("dragonfly", "admin-token"))["members"]) == 3
+    assert len(killed_everywhere(host, "uninstall", "--yes", "--delete-data", "-o", "json")) > 15
+    assert host.files() == before

@@ -1,0 +1,63 @@
+"""`dragonfly upgrade` on an installed host: to a newer image, back from one that never starts, and not at all."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from dragonfly.store import keys
+from tests.e2e.install.bare_host import BareHost, Done
+from tests.e2e.install.etcd_keys import control_planes
+from tests.e2e.install.installed import ALL, finished, swarm
+
+pytestmark = [pytest.mark.cluster, pytest.mark.etcd, pytest.mark.slow, pytest.mark.timeout(600)]
+
+NEWER = "registry.example.com/dragonfly:0.2.0"
+NOWHERE = "gone.example.com/dragonfly:0.3.0"
+JOURNAL = "var/lib/dragonfly/install/journal"
+
+
+def upgrade(host: BareHost, *arguments: str) -> Done:
+    return host.dragonfly("upgrade", *arguments, "--yes", "-o", "json")
+
+
+def images(host: BareHost) -> list[str]:
+    """What the pods run."""
+    return [pod["spec"]["containers"][0]["image"] for pod in host.objects("pods")["items"]]
+
+
+def test_an_upgrade_rolls_goes_back_and_leaves_alone_what_it_does_not_know(host: BareHost) -> None:
+    installed = finished(host.install(*ALL))
+    former = {member["id"] for member in swarm(host, installed["address"], installed["token"])["members"]}
+
+    newer = upgrade(host, "--image", NEWER)
+
+    assert newer.code == 0, newer.err
+    assert newer.events[-1] == {"event": "upgraded", "address": installed["address"]}
+    assert any("of 3 replicas are new" in event["text"] for event in newer.events if event["event"] == "progress")
+    assert images(host) == [NEWER] * 3
+    members = {member["id"] for member in swarm(host, installed["address"], installed["token"])["members"]}
+    assert len(members) == 3
+    assert not members & former
+
+    back = upgrade(host, "--image", NOWHERE, "--ready-within", "20")
+
+    assert back.code == 1
+    assert "the former version serves again: Wait until every replica is ready: not within 20 s" in back.err
+    assert "ImagePullBackOff" in back.err
+    assert images(host) == [NEWER] * 3
+    assert {member["id"] for member in swarm(host, installed["address"], installed["token"])["members"]} == members
+    again = host.dragonfly("install", "--yes", "-o", "json")
+    finished(again)
+    assert {step for step, state in again.states().items() if state != "unchanged"} == {"self-test"}
+
+    control_planes(host).put(keys.SCHEMA, json.dumps({"version": 9}))
+    journal, wanted = (host.tree / JOURNAL).read_bytes(), host.objects("deployment", "dragonfly")["spec"]
+
+    refused = upgrade(host, "--image", "registry.example.com/dragonfly:0.4.0")
+
+    assert refused.code == 4
+    assert "etcd holds layout version 9, and this Dragonfly knows 1; nothing was changed" in refused.err
+    assert (host.tree / JOURNAL).read_bytes() == journal
+    assert host.objects("deployment", "dragonfly")["spec"] == wanted
