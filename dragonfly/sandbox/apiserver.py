@@ -6,16 +6,17 @@ Dragonfly did; of everything else, Secrets above all, it has the metadata only.
 """
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
 
 from dragonfly.sandbox.etcd import Etcd
+from dragonfly.sandbox.host import Host
 from dragonfly.sandbox.kubeapi import KubeApi
-from dragonfly.sandbox.pki import Authority, service_account_key, write_private
-from dragonfly.sandbox.ports import LOOPBACK, PortLease
+from dragonfly.sandbox.pki import Authority, KeyPair, service_account_key, write_private
+from dragonfly.sandbox.ports import PortLease
 from dragonfly.sandbox.probes import http_ok
 from dragonfly.sandbox.process import Program, Service
 
@@ -48,13 +49,21 @@ class ApiServer:
         etcd: Etcd,
         ports: PortLease,
         *,
-        address: str = LOOPBACK,
+        host: Host | None = None,
+        flags: Mapping[str, str] | None = None,
     ) -> None:
-        """Nothing starts before `service.start`; `address`: of this computer, where it listens."""
+        """Nothing starts before `service.start`.
+
+        Args:
+            host: where it runs and listens; loopback unless said.
+            flags: what it is told besides.
+        """
         directory.mkdir(parents=True, exist_ok=True)
         port = ports.take()
-        self._address = address
-        self.url = f"https://{address}:{port}"
+        host = host or Host()
+        self._address = host.address
+        self._flags = flags or {}
+        self.url = f"https://{host.address}:{port}"
         self.audit_log = directory / "audit.log"
         self.admin_kubeconfig = directory / "admin.kubeconfig"
         self._authority = authority
@@ -62,13 +71,11 @@ class ApiServer:
         admin = authority.client("admin", ["system:masters"])
         self._tls = authority.context(admin)
         self.admin = KubeApi(self.url, self._tls)
-        credentials = {
-            "client-certificate-data": _base64(admin.certificate),
-            "client-key-data": _base64(admin.key),
-        }
-        self._write_kubeconfig(self.admin_kubeconfig, "admin", credentials, "default")
+        self.kubeconfig_of(self.admin_kubeconfig, admin)
         program = Program(
-            "kube-apiserver", (str(binary), *self._arguments(port, etcd)), directory / "kube-apiserver.log"
+            "kube-apiserver",
+            (*host.enter, str(binary), *self._arguments(port, etcd)),
+            directory / "kube-apiserver.log",
         )
         self.service = Service(program, lambda: http_ok(f"{self.url}/readyz", self._tls), within=_READY_SECONDS)
 
@@ -80,6 +87,12 @@ class ApiServer:
         """
         token = self.admin.token(namespace, service_account, hours=token_hours)
         self._write_kubeconfig(path, service_account, {"token": token}, namespace)
+        return path
+
+    def kubeconfig_of(self, path: Path, client: KeyPair) -> Path:
+        """Write a kubeconfig with a client's certificate."""
+        pair = {"client-certificate-data": _base64(client.certificate), "client-key-data": _base64(client.key)}
+        self._write_kubeconfig(path, client.certificate.stem, pair, "default")
         return path
 
     def as_bearer(self, token: str) -> KubeApi:
@@ -102,7 +115,7 @@ class ApiServer:
         policy = self._directory / "audit-policy.yaml"
         policy.write_text(yaml.safe_dump(AUDIT_POLICY, sort_keys=False))
         pair = self._authority.server("kube-apiserver", addresses=[self._address])
-        signing_key = service_account_key(self._directory)
+        self.signing_key = service_account_key(self._directory)
         flags = {
             "etcd-servers": ",".join(etcd.endpoints),
             "etcd-cafile": etcd.access.ca,
@@ -117,8 +130,8 @@ class ApiServer:
             "anonymous-auth": "false",
             "authorization-mode": "RBAC",
             "service-account-issuer": self.url,
-            "service-account-key-file": signing_key,
-            "service-account-signing-key-file": signing_key,
+            "service-account-key-file": self.signing_key,
+            "service-account-signing-key-file": self.signing_key,
             "service-cluster-ip-range": "10.96.0.0/16",
             # There is no kubelet; the default is to keep an Endpoints object of this address up to date for pods.
             "endpoint-reconciler-type": "none",
@@ -127,6 +140,7 @@ class ApiServer:
             # The default, 0, means 100 MB; then the file is renamed, and whoever reads it loses the beginning.
             "audit-log-maxsize": 100_000,
             "v": 1,
+            **self._flags,
         }
         return (f"--{flag}={value}" for flag, value in flags.items())
 

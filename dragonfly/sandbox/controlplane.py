@@ -158,7 +158,12 @@ class ControlPlane:
         directory = self.directory / "kubernetes"
         authority = Authority(directory, "kubernetes-ca", dt.datetime.now(dt.UTC))
         self.apiserver = ApiServer(
-            self._binary("kube-apiserver"), directory, authority, self.etcd, ports, address=self._address
+            self._binary("kube-apiserver"),
+            directory,
+            authority,
+            self.etcd,
+            ports,
+            host=Host(self._address, self._address),
         )
         stack.callback(self.apiserver.service.stop)
         with self._progress.step("Starting kube-apiserver"):

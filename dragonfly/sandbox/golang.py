@@ -9,7 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Final
@@ -79,7 +79,9 @@ def build(name: str, go: Path, workspace: Path) -> Path:
     return build_package(PACKAGES[name], pins(), go=go, target=workspace / name)
 
 
-def build_package(package: str, pins: tuple[bytes, bytes], *, go: Path, target: Path) -> Path:
+def build_package(
+    package: str, pins: tuple[bytes, bytes], *, go: Path, target: Path, flags: Sequence[str] = BUILD_FLAGS
+) -> Path:
     """Build `package` into `target`, beside which go.mod and go.sum are put.
 
     Raises:
@@ -88,7 +90,7 @@ def build_package(package: str, pins: tuple[bytes, bytes], *, go: Path, target: 
     workspace = target.parent
     for file, content in zip(("go.mod", "go.sum"), pins, strict=True):
         (workspace / file).write_bytes(content)
-    command = [str(go), "build", *BUILD_FLAGS, "-o", str(target), package]
+    command = [str(go), "build", *flags, "-o", str(target), package]
     done = subprocess.run(
         command,
         cwd=workspace,

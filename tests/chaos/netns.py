@@ -64,6 +64,8 @@ class Network:
         """The name of this computer's end."""
         self.address = str(self._subnet[1])
         """Of this computer, as the nodes reach it."""
+        self.spare = self._subnet[-2]
+        """An address of the management network that nobody has."""
         self._switch = _holder("switch", directory)
         self.nodes = tuple(Node(number, directory, self._subnet[number + 2]) for number in range(nodes))
 

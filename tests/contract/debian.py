@@ -1,6 +1,7 @@
 """Servers as Debian ships them, which is what many an operator's `apt-get install` brings: etcd 3.4, and Prometheus.
 
-The packages are downloaded and unpacked into the cache, not installed: installing them would start the servers.
+The packages are downloaded and unpacked into the cache, not installed: installing them would start the servers. So is
+a busybox that needs no libraries, for images of nothing else.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from typing import Final
 from dragonfly.sandbox.cache import Cache, cache_root
 from dragonfly.sandbox.toolchain import ToolMissing
 
-_BIN: Final = Path("/usr/bin")
-"""Where the packages put them; what other packages and people install goes elsewhere."""
-
-_PACKAGES: Final = {"etcd": "etcd-server", "prometheus": "prometheus", "promtool": "prometheus"}
+_PACKAGES: Final = {
+    "etcd": "etcd-server",
+    "prometheus": "prometheus",
+    "promtool": "prometheus",
+    "busybox": "busybox-static",
+}
 
 
 def etcd() -> Path:
@@ -35,14 +38,20 @@ def promtool() -> Path:
     return _program("promtool")
 
 
+def busybox() -> Path:
+    """As `_program`; linked statically."""
+    return _program("busybox")
+
+
 def _program(name: str) -> Path:
     """The installed one, the cached one, or one that is downloaded now.
 
     Raises:
         ToolMissing: apt-get has no way to it.
     """
-    installed = _BIN / name
-    if os.access(installed, os.X_OK):
+    installed = _installed(name)
+    # Debian has another busybox at the same place, which needs libraries.
+    if name != "busybox" and os.access(installed, os.X_OK):
         return installed
     cache = Cache(cache_root() / "bin" / f"debian-{_PACKAGES[name]}")
     if found := cache.path(name):
@@ -56,13 +65,18 @@ def _fetched(cache: Cache, name: str) -> Path:
         _run(name, "apt-get", "-qq", "download", _PACKAGES[name], inside=workspace)
         (archive,) = workspace.glob("*.deb")
         _run(name, "dpkg-deb", "-x", str(archive), "unpacked", inside=workspace)
-        return cache.put(name, workspace / "unpacked" / _BIN.relative_to("/") / name)
+        return cache.put(name, workspace / "unpacked" / _installed(name).relative_to("/"))
+
+
+def _installed(name: str) -> Path:
+    """Where the package puts it; what other packages and people install goes elsewhere."""
+    return Path("/bin" if name == "busybox" else "/usr/bin") / name
 
 
 def _run(name: str, *command: str, inside: Path) -> None:
     needed = (
         f"The tests run {name} as Debian ships it. As root run `apt-get update` and try again, or put it at "
-        f"{_BIN / name} yourself"
+        f"{_installed(name)} yourself"
     )
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     try:
@@ -75,6 +89,6 @@ def _run(name: str, *command: str, inside: Path) -> None:
 
 if __name__ == "__main__":
     try:
-        print(etcd(), prometheus(), promtool(), sep="\n")  # noqa: T201 - for whoever looks for them
+        print(etcd(), prometheus(), promtool(), busybox(), sep="\n")  # noqa: T201 - for whoever looks for them
     except ToolMissing as error:
         sys.exit(f"dragonfly: {error}")
