@@ -7,6 +7,7 @@ Dragonfly did; of everything else, Secrets above all, it has the metadata only.
 
 import base64
 from collections.abc import Iterator, Mapping
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,6 +22,7 @@ from dragonfly.sandbox.probes import http_ok
 from dragonfly.sandbox.process import Program, Service
 
 _READY_SECONDS = 90
+_SERVICES: Final = IPv4Network("10.96.0.0/16")
 _WRITES: Final = ["create", "update", "patch", "delete", "deletecollection"]
 
 AUDIT_POLICY: Final[dict[str, Any]] = {
@@ -114,7 +116,9 @@ class ApiServer:
     def _arguments(self, port: int, etcd: Etcd) -> Iterator[str]:
         policy = self._directory / "audit-policy.yaml"
         policy.write_text(yaml.safe_dump(AUDIT_POLICY, sort_keys=False))
-        pair = self._authority.server("kube-apiserver", addresses=[self._address])
+        # The first address of Services is its own, and what pods know it by.
+        pair = self._authority.server("kube-apiserver", addresses=[self._address, str(_SERVICES[1])])
+        self.certificate = pair.certificate
         self.signing_key = service_account_key(self._directory)
         flags = {
             "etcd-servers": ",".join(etcd.endpoints),
@@ -124,7 +128,7 @@ class ApiServer:
             "bind-address": self._address,
             "advertise-address": self._address,
             "secure-port": port,
-            "tls-cert-file": pair.certificate,
+            "tls-cert-file": self.certificate,
             "tls-private-key-file": pair.key,
             "client-ca-file": self._authority.ca,
             "anonymous-auth": "false",
@@ -132,7 +136,7 @@ class ApiServer:
             "service-account-issuer": self.url,
             "service-account-key-file": self.signing_key,
             "service-account-signing-key-file": self.signing_key,
-            "service-cluster-ip-range": "10.96.0.0/16",
+            "service-cluster-ip-range": _SERVICES,
             # There is no kubelet; the default is to keep an Endpoints object of this address up to date for pods.
             "endpoint-reconciler-type": "none",
             "audit-policy-file": policy,

@@ -34,7 +34,6 @@ from tests.node.containerd import PODS, SOCKET, Containerd
 from tests.node.place import Place
 
 NAME: Final = "node-1"
-SERVICES: Final = "10.96.0.0/16"
 _DNS: Final = "10.96.0.10"
 
 
@@ -135,7 +134,6 @@ class Node:
             "kubelet-client-certificate": str(kubelet_client.certificate),
             "kubelet-client-key": str(kubelet_client.key),
             "kubelet-preferred-address-types": "InternalIP",
-            "service-cluster-ip-range": SERVICES,
         }
         self.apiserver = ApiServer(
             binary("kube-apiserver"),

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from cryptography import x509
 
 from dragonfly.sandbox.ports import PortLease
 from tests.e2e.waiting import eventually
-from tests.node.containerd import BUSYBOX
 from tests.node.node import Node
+from tests.node.objects import pod
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
@@ -28,15 +30,24 @@ class Traces(NamedTuple):
 def test_pods_reach_each_other_and_nothing_of_the_node_is_left(tmp_path: Path) -> None:
     with PortLease() as ports, Node(tmp_path / "node", ports).running() as node:
         network = Path(f"/proc/{node.place.pid}/ns/net").readlink()
-        node.apply(pod("server", "httpd", "-f", "-p", "8080", "-h", "/bin"), service("server", 8080))
-        node.apply(pod("client", "sleep", "3600"))
+        node.apply(running("server", "httpd", "-f", "-p", "8080", "-h", "/bin"), service("server", 8080))
+        node.apply(running("client", "sleep", "3600"))
         eventually("both pods are ready", lambda: ready(node) == {"server", "client"}, within=120)
         address = node.get("service", "server")["spec"]["clusterIP"]
         wget = ("exec", "client", "--", "/bin/busybox", "wget", "-q", "-O", "/dev/null", f"http://{address}/busybox")
         eventually("the one reaches the other", lambda: succeeds(node, *wget), within=60)
+        assert knows_api_server(node)
         assert traces(network) == Traces(groups=True, interfaces=True, processes=True)
 
     assert traces(network) == Traces(groups=False, interfaces=False, processes=False)
+
+
+def knows_api_server(node: Node) -> bool:
+    """Whether its certificate is one for the address by which pods know it."""
+    address = node.get("service", "kubernetes")["spec"]["clusterIP"]
+    certificate = x509.load_pem_x509_certificate(node.apiserver.certificate.read_bytes())
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    return ip_address(address) in names.get_values_for_type(x509.IPAddress)
 
 
 def traces(network: Path) -> Traces:
@@ -55,15 +66,8 @@ def is_inhabited(network: Path) -> bool:
     return False
 
 
-def pod(name: str, *command: str) -> dict[str, Any]:
-    container = {
-        "name": name,
-        "image": BUSYBOX,
-        "imagePullPolicy": "Never",
-        "command": ["/bin/busybox", *command],
-    }
-    metadata = {"name": name, "namespace": "default", "labels": {"app": name}}
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {"containers": [container]}}
+def running(name: str, *command: str) -> dict[str, Any]:
+    return pod("default", name, {"command": ["/bin/busybox", *command]})
 
 
 def service(name: str, port: int) -> dict[str, Any]:
