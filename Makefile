@@ -33,6 +33,7 @@ test: lint ## Every check and every test, with real etcd, Kubernetes, Tinkerbell
 	@$(BIN)/python -m dragonfly.sandbox ensure >/dev/null
 	@$(BIN)/python -m tests.integration.k3s.rendered >/dev/null
 	@$(BIN)/python -m tests.node.programs >/dev/null
+	@$(BIN)/python -m tests.node.replica_image >/dev/null
 	$(BIN)/pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 check: lint ## Lint, types, layers and the quick tests, in about a minute

@@ -1,4 +1,4 @@
-"""A real Prometheus with the shipped configuration and the shipped alerts, scraping replicas on loopback."""
+"""A real Prometheus with the shipped configuration and the shipped alerts, scraping replicas."""
 
 import json
 import urllib.request
@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from dragonfly.sandbox.ports import LOOPBACK
+from dragonfly.sandbox.host import Host
 from dragonfly.sandbox.probes import http_ok
 from dragonfly.sandbox.process import Program, Service
 from tests.contract import debian
@@ -20,20 +20,21 @@ _SHIPPED = Path(__file__).parents[2] / "deploy" / "monitoring"
 class Prometheus:
     """Not started; `service` is its process."""
 
-    def __init__(self, directory: Path, port: int, targets: Sequence[str]) -> None:
-        """`targets`: `host:port` of each replica."""
+    def __init__(self, directory: Path, port: int, targets: Sequence[str], host: Host | None = None) -> None:
+        """`targets`: `host:port` of each replica; `host`: where it runs, this computer unless said."""
+        host = host or Host()
         directory.mkdir()
         config = yaml.safe_load((_SHIPPED / "prometheus.yaml").read_text())
         config["rule_files"] = [str(_SHIPPED / name) for name in config["rule_files"]]
         config["scrape_configs"][0]["static_configs"] = [{"targets": list(targets)}]
         (directory / "prometheus.yaml").write_text(yaml.safe_dump(config))
-        self._url = f"http://{LOOPBACK}:{port}"
+        self._url = f"http://{host.seen_at}:{port}"
         flags = {
             "config.file": directory / "prometheus.yaml",
             "storage.tsdb.path": directory / "data",
-            "web.listen-address": f"{LOOPBACK}:{port}",
+            "web.listen-address": f"{host.address}:{port}",
         }
-        command = (str(debian.prometheus()), *(f"--{flag}={value}" for flag, value in flags.items()))
+        command = (*host.enter, str(debian.prometheus()), *(f"--{flag}={value}" for flag, value in flags.items()))
         program = Program("prometheus", command, directory / "prometheus.log")
         self.service = Service(program, lambda: http_ok(f"{self._url}/-/ready"), within=60)
 
@@ -48,6 +49,11 @@ class Prometheus:
     def healthy_rules(self) -> dict[str, str]:
         """The health of every alert's expression: `ok` once it was evaluated."""
         return {rule["name"]: rule["health"] for group in self._get("rules")["groups"] for rule in group["rules"]}
+
+    def up(self) -> set[str]:
+        """The targets of the replicas' job that were scraped with success."""
+        found = self._get("query?query=up%7Bjob%3D%22dragonfly%22%7D%3D%3D1")["result"]
+        return {series["metric"]["instance"] for series in found}
 
     def _get(self, what: str) -> Any:
         with urllib.request.urlopen(f"{self._url}/api/v1/{what}", timeout=10) as answer:
