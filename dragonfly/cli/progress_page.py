@@ -135,5 +135,6 @@ class ProgressPage:
 
 def _guard(host: str) -> Any:
     is_everywhere = ipaddress.ip_address(host).is_unspecified
-    names = ["*"] if is_everywhere else [host, "localhost", "127.0.0.1"]
+    own = f"[{host}]" if ":" in host else host
+    names = ["*"] if is_everywhere else [own, "localhost", "127.0.0.1", "[::1]"]
     return Middleware(TrustedHostMiddleware, allowed_hosts=names, www_redirect=False)
