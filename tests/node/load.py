@@ -14,6 +14,8 @@ import httpx
 
 _PAUSE: Final = 0.1
 _PATIENCE: Final = 30.0
+_NUMBERS: Final = itertools.count()
+"""No two loads write the same machine."""
 _FIRST_MAC: Final = 0x02_1D_00_00_00_00  # locally administered: no vendor has it
 
 
@@ -23,7 +25,6 @@ class Load:
     def __init__(self, url: str, token: str) -> None:
         self._url = url
         self._headers = {"Authorization": f"Bearer {token}"}
-        self._numbers = itertools.count()
         self._ended = threading.Event()
         self.failures: list[str] = []
         self.written: list[str] = []
@@ -73,7 +74,7 @@ class Load:
         self.answered[answer.headers["Dragonfly-Replica"]] += 1
 
     def _write(self, client: httpx.Client) -> None:
-        number = next(self._numbers)
+        number = next(_NUMBERS)
         name, mac = f"load-{number:05}", ":".join(f"{byte:02x}" for byte in (_FIRST_MAC + number).to_bytes(6, "big"))
         machine = {"metadata": {"name": name}, "spec": {"interfaces": [{"mac": mac, "dhcp": True}]}}
         answer = client.post("/api/v1/machines", json=machine, headers={"Idempotency-Key": str(uuid.uuid4())})
