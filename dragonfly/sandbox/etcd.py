@@ -70,7 +70,7 @@ class Etcd:
         self.access = Access(authority.ca, authority.client("etcd-client"))
         addresses = [address for host in hosts for address in host.addresses]
         self._pair = authority.server("etcd", addresses=addresses, also_client=True)
-        self._tls = authority.context(self.access.client)
+        self.tls = authority.context(self.access.client)
         self._flags = flags or {}
         places = {
             f"etcd-{number}": _Place(host, ports.take(), f"https://{host.address}:{ports.take()}")
@@ -103,7 +103,7 @@ class Etcd:
         client_url, url = place.client_urls[0], place.client_urls[-1]
         command = (*place.host.enter, str(binary), *self._arguments(name, data, places))
         program = Program(name, command, directory / f"{name}.log")
-        service = Service(program, lambda: http_ok(f"{url}/health", self._tls), within=_READY_SECONDS)
+        service = Service(program, lambda: http_ok(f"{url}/health", self.tls), within=_READY_SECONDS)
         return Member(name, client_url, url, data, service)
 
     def _arguments(self, name: str, data: Path, places: dict[str, _Place]) -> Iterator[str]:
