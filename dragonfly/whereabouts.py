@@ -8,6 +8,8 @@ first replica that reaches one writes down which it is; whoever was led to anoth
 """
 
 import asyncio
+import random as randomness
+from collections.abc import Callable
 from functools import partial
 from http import HTTPStatus
 from typing import Final
@@ -17,7 +19,8 @@ import structlog
 from dragonfly.intent.places import Settled, settle
 from dragonfly.intent.plan import carry_out
 from dragonfly.intent.refusals import Refused
-from dragonfly.kube.errors import Forbidden, KubeError, NotFound
+from dragonfly.kube.errors import Forbidden, KubeError, NotFound, Unreachable
+from dragonfly.kube.pacing import Backoff
 from dragonfly.kube.port import Kube
 from dragonfly.kube.resources import NAMESPACE, Ref
 from dragonfly.model.cluster import Cluster, is_found_by_each
@@ -31,6 +34,9 @@ _log = structlog.get_logger(__name__)
 
 _AGAIN: Final = 2.0
 """Seconds between two tries."""
+
+_AWAY: Final = Backoff(first=_AGAIN, most=10.0)
+"""The same while the API server does not answer: some are of another site, and out of reach for ever."""
 
 
 async def uid_of(kube: Kube, namespace: str) -> str:
@@ -51,7 +57,15 @@ class Whereabouts:
     """
 
     def __init__(
-        self, cluster: str, kube: Kube, namespace: str, *, server_side: str, store: Store, mirror: Mirror
+        self,
+        cluster: str,
+        kube: Kube,
+        namespace: str,
+        *,
+        server_side: str,
+        store: Store,
+        mirror: Mirror,
+        random: Callable[[], float] = randomness.random,
     ) -> None:
         """Make it.
 
@@ -62,6 +76,7 @@ class Whereabouts:
             server_side: a fingerprint of where its kubeconfig leads; empty if it has none.
             store: where it is written down.
             mirror: where it is read.
+            random: chance for the pauses between tries.
         """
         self._cluster = cluster
         self._kube = kube
@@ -69,6 +84,8 @@ class Whereabouts:
         self._server_side = server_side
         self._store = store
         self._mirror = mirror
+        self._random = random
+        self._is_away = False
         self._uid = ""
         self._unknown = ""
         self._settled = asyncio.Event()
@@ -76,8 +93,10 @@ class Whereabouts:
 
     async def settle(self) -> None:
         """Return once it is written down that it leads here, and no other cluster does."""
-        while not await self._is_settled():  # noqa: ASYNC110 - it is another cluster, or an API server, that changes
-            await asyncio.sleep(_AGAIN)
+        away = _AWAY
+        while not await self._is_settled():
+            await asyncio.sleep(away.rest(self._random()) if self._is_away else _AGAIN)
+            away = away.worse() if self._is_away else _AWAY
         self.trouble = ""
         self._settled.set()
 
@@ -100,11 +119,13 @@ class Whereabouts:
         return held.object.uid not in {"", self._uid}
 
     async def _is_settled(self) -> bool:
+        self._is_away = False
         try:
             self._uid = await self._ask()
             decide = partial(settle, name=self._cluster, server_side=self._server_side, uid=self._uid)
             done = await carry_out(self._store, self._mirror, decide)
         except KubeError as error:
+            self._is_away = isinstance(error, Unreachable)
             self.trouble = error.message
             return False
         except (StoreError, Refused) as error:

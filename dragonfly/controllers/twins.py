@@ -12,6 +12,7 @@ from typing import Protocol
 import structlog
 
 from dragonfly.kube.errors import KubeError
+from dragonfly.kube.pacing import Backoff
 from dragonfly.kube.port import Kube
 from dragonfly.kube.reflector import Reflector, without_managed_fields
 from dragonfly.kube.resources import BMC_JOB, BMC_MACHINE, HARDWARE, TEMPLATE, WORKFLOW, Object, Resource
@@ -21,6 +22,9 @@ _log = structlog.get_logger(__name__)
 
 _PROBE = 2.0
 """Seconds between two calls that prove the API server alive: a quiet watch says nothing for two minutes."""
+
+_LOST = Backoff(first=_PROBE, most=10.0)
+"""The same once it counts as unreachable."""
 
 _AWAY = 6.0
 """Seconds without an answer, or with a watch that keeps failing, after which the cluster counts as unreachable. With
@@ -65,6 +69,7 @@ class Twins:
         self._kube = kube
         self._on_change = on_change
         self._clock = clock
+        self._random = random
         self._answered_at = float("-inf")
         self._back_at = float("inf")
         self._silence = "the API server has not answered yet"
@@ -120,13 +125,19 @@ class Twins:
                 group.create_task(copy.run(), name=f"reflector {copy.resource.plural}")
 
     async def _probe(self) -> None:
+        lost = _LOST
         while True:
             try:
                 await self._kube.version()
             except KubeError as error:
                 self._silence = error.message
                 _log.debug("cluster.silent", error=error.message)
+                if self._clock() - self._answered_at >= _AWAY:
+                    await asyncio.sleep(lost.rest(self._random()))
+                    lost = lost.worse()
+                    continue
             else:
+                lost = _LOST
                 now = self._clock()
                 if now - self._answered_at >= _AWAY:
                     self._back_at = now

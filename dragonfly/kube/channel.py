@@ -32,6 +32,9 @@ _USER_AGENT: Final = f"dragonfly/{version_of('dragonfly')}"
 _LOGIN_PAUSE: Final = 5.0
 """Seconds between two logins after refusals, so that wrong credentials don't run an exec plugin for each call."""
 
+_HOPELESS: Final = 6.0
+"""Seconds of failed calls after which each is sent once: a repetition mends a hiccup, not a server that is away."""
+
 
 class Limits(msgspec.Struct, frozen=True):
     """How much of a cluster Dragonfly may take, and how long it waits for it.
@@ -81,6 +84,8 @@ class Channel:
         self._logged_in_at = 0.0
         self._login_until = 0.0
         self._transport: Transport | None = None
+        self._lost_at: float | None = None
+        """Since when no call was answered; None while the last one was."""
         self.left = asyncio.Event()
         """Set once its files lead to another API server than they did: nothing is sent any more, to neither."""
 
@@ -152,6 +157,8 @@ class Channel:
     def _may_repeat(self, error: BaseException) -> bool:
         if isinstance(error, Throttled):
             return error.retry_after < self._limits.deadline / 2
+        if self._lost_at is not None and self._around.clock() - self._lost_at >= _HOPELESS:
+            return False
         return isinstance(error, Unreachable | ServerFailed) and not error.maybe_done
 
     def _patience(self, error: BaseException | None, attempt: int) -> float:
@@ -163,16 +170,24 @@ class Channel:
     async def _attempt(self, request: Request, progress: Progress) -> bytes:
         await self._turn()
         progress.sent = False
-        transport, authorization = await self._ready()
-        answer = await transport.exchange(request, authorization, progress)
-        if answer.status == 401:
-            await self._renew(authorization)
-            transport, authorization = await self._ready()
-            answer = await transport.exchange(request, authorization, progress)
+        try:
+            answer = await self._exchange(request, progress)
+        except Unreachable:
+            self._lost_at = self._around.clock() if self._lost_at is None else self._lost_at
+            raise
         self._take_note(answer)
         if answer.status >= 300:
             raise _error(answer, write=request.write)
         return answer.body
+
+    async def _exchange(self, request: Request, progress: Progress) -> Answer:
+        transport, authorization = await self._ready()
+        answer = await transport.exchange(request, authorization, progress)
+        if answer.status != 401:
+            return answer
+        await self._renew(authorization)
+        transport, authorization = await self._ready()
+        return await transport.exchange(request, authorization, progress)
 
     async def _turn(self) -> None:
         now = self._around.clock()
@@ -182,6 +197,7 @@ class Channel:
             await self._around.sleep(wait)
 
     def _take_note(self, answer: Answer) -> None:
+        self._lost_at = None
         error = _error(answer, write=False) if answer.status == 429 else None
         if isinstance(error, Throttled):
             # Spread, so that replicas that were told the same second don't come back in the same instant.

@@ -62,3 +62,7 @@ class Backoff(msgspec.Struct, frozen=True):
     def delay(self, chance: float) -> float:
         """Seconds to wait; `chance` in [0, 1) is the jitter."""
         return min(self.most, self.first * float(2**self.level)) * chance
+
+    def rest(self, chance: float) -> float:
+        """As `delay`, but at least half of it: for what is asked again and again, not once more."""
+        return self.delay(0.5 + chance / 2)

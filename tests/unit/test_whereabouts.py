@@ -269,3 +269,21 @@ def test_a_namespace_that_was_made_anew_is_another_place() -> None:
         assert keys.cluster_place(world.uid) not in world.store.items()
 
     run(story)
+
+
+def test_one_that_is_never_reached_is_asked_less_and_less_and_found_within_seconds_when_it_is_there() -> None:
+    async def story(world: World) -> None:
+        await world.register("fra")
+        world.kube.faults["get"] = [Unreachable("connection refused", maybe_done=False)] * 1000
+        found = world.found("fra")
+        task = asyncio.create_task(found.settle())
+        await asyncio.sleep(60)
+        left = len(world.kube.faults["get"])
+        await asyncio.sleep(600)
+        asked = left - len(world.kube.faults["get"])
+        assert 60 <= asked <= 121, "every 5 to 10 s"
+        world.kube.faults["get"].clear()
+
+        await asyncio.wait_for(task, 10.1)
+
+    run(story)

@@ -68,6 +68,34 @@ class TestReach:
 
         run(story)
 
+    def test_one_that_stays_away_is_asked_less_often_and_found_within_seconds(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def story(site: Site) -> None:
+            asked: list[float] = []
+            version = site.kube.version
+
+            async def counted() -> str:
+                asked.append(now())
+                return await version()
+
+            monkeypatch.setattr(site.kube, "version", counted)
+            async with site.running():
+                await site.settled(20)
+                site.kube.silent = Unreachable("connection refused", maybe_done=False)
+                await site.settled(60)
+                asked.clear()
+                await site.settled(600)
+                assert 60 <= len(asked) <= 121, "every 5 to 10 s"
+                site.kube.silent = None
+                await site.until(lambda: site.controller.twins.reachable, 10.1)
+                await site.settled(20)
+                asked.clear()
+                await site.settled(20)
+                assert len(asked) >= 9, "as before"
+
+        run(story)
+
     def test_an_api_server_that_hangs_is_told_before_a_call_has_failed(self) -> None:
         """And not in the words of some trouble that is long over."""
 

@@ -57,6 +57,9 @@ class ScriptedServer:
             writer.transport.abort()
         await self._server.wait_closed()
 
+    def next_is(self, *steps: Step) -> None:
+        self._steps += steps
+
     def kubeconfig(self, directory: Path, token: str = "t") -> Kubeconfig:
         return kubeconfig(directory, self.port, token)
 
@@ -339,6 +342,24 @@ async def test_a_rotated_token_is_used_within_a_minute(tmp_path: Path) -> None:
         await kube.get(REF)
 
     assert [request.headers["Authorization"] for request in server.seen] == ["Bearer t", "Bearer t", "Bearer rotated"]
+
+
+async def test_calls_of_a_server_that_is_away_are_not_repeated_for_ever(tmp_path: Path) -> None:
+    naps = Naps()
+    async with ScriptedServer() as server, connection(server, tmp_path, naps, attempts=3) as kube:
+        for seconds, expected in ((0, 3), (6, 1), (60, 1)):
+            naps.now += seconds
+            before = len(server.seen)
+            with pytest.raises(Unreachable):
+                await kube.get(REF)
+            assert len(server.seen) - before == expected
+        server.next_is(reply(200, OBJECT))
+        await kube.get(REF)
+        before = len(server.seen)
+        with pytest.raises(Unreachable):
+            await kube.get(REF)
+
+        assert len(server.seen) - before == 3, "it was there meanwhile"
 
 
 async def test_a_kubeconfig_that_leads_elsewhere_ends_the_connection(tmp_path: Path) -> None:
