@@ -13,6 +13,7 @@ from typing import Any, Final
 import pytest
 
 from dragonfly.sandbox.controlplane import NAMESPACE, ControlPlane
+from dragonfly.sandbox.pki import write_private
 from dragonfly.sandbox.ports import PortLease
 from tests.e2e.site import Site
 from tests.e2e.waiting import eventually, eventually_equal
@@ -20,6 +21,8 @@ from tests.e2e.waiting import eventually, eventually_equal
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 _PATIENCE: Final = 60.0
+_REREAD: Final = 60.0
+"""Seconds after which a replica reads its kubeconfig again."""
 _WRITES: Final = {"create", "patch", "update", "delete"}
 _TYPES: Final = ("tinkerbell.org", "bmc.tinkerbell.org", "admissionregistration.k8s.io")
 
@@ -27,8 +30,9 @@ _TYPES: Final = ("tinkerbell.org", "bmc.tinkerbell.org", "admissionregistration.
 class World:
     """Replica `a` in one cluster, `b` in another."""
 
-    def __init__(self, site: Site, planes: dict[str, ControlPlane]) -> None:
+    def __init__(self, site: Site, planes: dict[str, ControlPlane], directory: Path) -> None:
         self.site = site
+        self._directory = directory
         self.planes = planes
         self.before = {replica: len(self.audited(replica)) for replica in planes}
         """Lines of the audit logs of before the site began."""
@@ -37,6 +41,12 @@ class World:
         """Of Tinkerbell's namespace where the replica was led to."""
         found = self.planes[replica].apiserver.admin.request("GET", f"/api/v1/namespaces/{NAMESPACE}")
         return str(found.body["metadata"]["uid"])
+
+    def lead(self, replica: str, to: str) -> None:
+        """Have a replica's kubeconfig lead where another's does, as `kubectl config use-context` would."""
+        new = self._directory / "new.kubeconfig"
+        write_private(new, self.planes[to].kubeconfig.read_bytes())
+        new.rename(self._directory / f"{replica}.kubeconfig")
 
     def drivers(self) -> set[str]:
         return set(self.site.api.get("clusters/local")["status"]["owners"].values())
@@ -74,14 +84,20 @@ def _is_write(event: dict[str, Any]) -> bool:
 @pytest.fixture
 def world(control_plane: ControlPlane, second: ControlPlane, ports: PortLease, tmp_path: Path) -> Iterator[World]:
     """Both start at once: whoever is first says which cluster `local` is."""
-    site = Site(control_plane, tmp_path, ports, 2, own={"b": {"KUBECONFIG": str(second.kubeconfig)}})
-    world = World(site, {"a": control_plane, "b": second})
+    planes = {"a": control_plane, "b": second}
+    own = {}
+    for replica, plane in planes.items():
+        path = tmp_path / f"{replica}.kubeconfig"
+        write_private(path, plane.kubeconfig.read_bytes())
+        own[replica] = {"KUBECONFIG": str(path)}
+    site = Site(control_plane, tmp_path, ports, 2, own=own)
+    world = World(site, planes, tmp_path)
     with site.running():
         yield world
 
 
-def test_one_works_the_other_says_so_until_somebody_says_that_it_is_the_other(world: World) -> None:
-    """Neither writes anything where the swarm's `local` is not."""
+def test_one_works_the_other_says_so_until_it_is_told_otherwise(world: World) -> None:
+    """Nobody writes anything where the swarm's `local` is not, also when a kubeconfig leads elsewhere meanwhile."""
     site = world.site
     eventually("one drives all of it", lambda: len(world.drivers()) == 1 and world.drivers() != {""}, within=_PATIENCE)
     (first,) = world.drivers()
@@ -107,3 +123,12 @@ def test_one_works_the_other_says_so_until_somebody_says_that_it_is_the_other(wo
     assert another.name not in world.hardware(first)
     assert world.writes(first, since) == []
     assert site.api.get("clusters/local")["status"]["namespaceUid"] == uids[second]
+
+    pid = site.swarm.replica(first).service.pid
+    world.lead(first, second)
+    eventually_equal(world.drivers, {first, second}, within=_REREAD + _PATIENCE)
+    assert site.swarm.replica(first).service.pid == pid
+    assert "cluster.left" in site.swarm.replica(first).service.program.log.read_text()
+    world.lead(first, first)
+    eventually_equal(world.drivers, {second}, within=_REREAD + _PATIENCE)
+    assert world.writes(first, since) == []
