@@ -53,7 +53,8 @@ def used(site: Site) -> set[Right]:
 def _used(line: dict[str, Any]) -> list[Right]:
     code = line.get("responseStatus", {}).get("code", 0)
     asked = line.get("objectRef", {})
-    if line["user"]["username"] != OURS or not asked or code in {401, 403}:
+    # A request that was refused for its credentials is nobody's.
+    if line["user"].get("username") != OURS or not asked or code in {401, 403}:
         return []
     resource = "/".join(filter(None, (asked["resource"], asked.get("subresource"))))
     verbs = [line["verb"]]

@@ -437,7 +437,7 @@ MUTATIONS = (
     Mutation("arming of a Job goes by an old record", ("P3",), AGAIN, _believe_an_old_record_of_a_job),
     Mutation("who owns a shard is computed, not recorded", ("P10", "P4"), KILLED, _compute_claims),
     Mutation("a write waits for its turn beyond the lease", ("P10",), SLOW, _send_however_late),
-    Mutation("a write is not looked at again when it is sent", ("P10",), SLOW, _look_before_waiting_only),
+    Mutation("a write is not looked at again when it is sent", ("P10", "P3"), SLOW, _look_before_waiting_only),
     Mutation("the lease's clock is ignored", ("P10",), STOPPED, _ignore_lease_clock),
     Mutation("a new lease vouches for old claims", ("P10",), BLIND, _new_lease_vouches),
     Mutation("the watch is resumed one revision too late", ("P9",), WATCHES, _resume_too_late),
