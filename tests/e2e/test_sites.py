@@ -1,5 +1,10 @@
-"""Three clusters, three sites, five replicas and one that looks on; then one cluster is slow, and one is stopped."""
+"""Three clusters, three sites, five replicas and one that looks on; then one cluster is slow, and one is stopped.
 
+`DRAGONFLY_SITES_MACHINES` says how many machines there are in all, 9 if not; 300 have been tried.
+"""
+
+import itertools
+import os
 import re
 import subprocess
 import sys
@@ -8,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,7 +37,8 @@ ROUTES: Final = {"fra1": (LOCAL, "ber", "fra"), "ber1": (LOCAL, "ber"), "home": 
 """The cluster fra is reached from fra1 alone."""
 SLOW: Final = 20.0
 WITHIN: Final = timedelta(seconds=10)
-_PATIENCE: Final = 60.0
+_MACHINES: Final = int(os.environ.get("DRAGONFLY_SITES_MACHINES", "9"))
+_PATIENCE: Final = 60.0 + _MACHINES / 5
 _QUICK: Final = Behaviour(seed=1, shortest=0.05, longest=0.1)
 _ACTION: Final = {"name": "write", "image": "quay.io/tinkerbell/actions/image2disk:latest", "timeout": 60}
 _TEMPLATE: Final = {"os": {"family": "ubuntu", "version": "24.04", "arch": "x86_64"}, "actions": [_ACTION]}
@@ -64,7 +71,7 @@ class World:
                 kubeconfig = named(self.planes[name].kubeconfig.read_text(), name)
                 spec = {"kubeconfig": kubeconfig, "sites": sites, "shards": 4}
                 self.site.api.post("clusters", {"metadata": {"name": name}, "spec": spec})
-            self.machines = {name: self.site.machines(3) for name in self.planes}
+            self.machines = {name: self.site.machines(_MACHINES // len(self.planes)) for name in self.planes}
             for name, machines in self.machines.items():
                 stack.enter_context(self._agents(name, machines))
             yield self
@@ -86,8 +93,8 @@ class World:
                     api.post("machines", document)
 
     def succeeded(self, *provisions: str) -> None:
-        expected = dict.fromkeys(provisions, "Succeeded")
-        eventually_equal(lambda: {name: self.site.phase(name) for name in provisions}, expected, within=_PATIENCE)
+        for name in provisions:
+            eventually_equal(partial(self.site.phase, name), "Succeeded", within=_PATIENCE)
 
     def swarm(self, replica: str) -> dict[str, Any]:
         with self.site.api_at(self.urls[replica]) as api:
@@ -155,7 +162,7 @@ def test_each_cluster_is_driven_from_where_it_is_reached_and_a_bad_one_is_told_a
     first = [
         world.asks(cluster, machine, replica)
         for cluster, machines in world.machines.items()
-        for machine, replica in zip(machines, (OBSERVER, "c", "a"), strict=True)
+        for machine, replica in zip(machines, itertools.cycle((OBSERVER, "c", "a")), strict=False)
     ]
     world.succeeded(*first)
     _is_told_by_site(world)
@@ -169,7 +176,7 @@ def test_each_cluster_is_driven_from_where_it_is_reached_and_a_bad_one_is_told_a
     for name in (LOCAL, "ber"):
         _is_told_as_unreachable(world, name, began)
     waiting = [world.asks(name, world.machines[name][0], "c") for name in (LOCAL, "ber")]
-    world.succeeded(*(world.asks("fra", machine, "d") for machine in world.machines["fra"]))
+    world.succeeded(*(world.asks("fra", machine, "d") for machine in world.machines["fra"][:3]))
     assert {world.site.phase(name) for name in waiting} <= {"Pending", "Starting"}
     assert world.epochs("fra") == epochs, "its shards stayed where they were"
 
