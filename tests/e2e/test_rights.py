@@ -6,19 +6,18 @@ The other half, that each right is needed and that the check names it, is `tests
 from __future__ import annotations
 
 import json
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import pytest
-import yaml
 
 from dragonfly.sandbox.controlplane import NAMESPACE
 from dragonfly.sandbox.fate import Behaviour
-from dragonfly.sandbox.shipped import shipped
 from tests.e2e.audit import OURS
 from tests.e2e.bmc import Bmc
 from tests.e2e.fleet import two_actions
 from tests.e2e.site import Machine, Site
 from tests.e2e.waiting import eventually, eventually_equal
+from tests.rights import FENCE, ROLE, Right, rights
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
@@ -26,22 +25,7 @@ _PATIENCE: Final = 60.0
 _ANY: Final = {"If-Match": "*"}
 
 
-class Right(NamedTuple):
-    group: str
-    resource: str
-    verb: str
-
-
-def granted() -> set[Right]:
-    return {
-        Right(group, resource, verb)
-        for file in ("rbac.yaml", "rbac-fence.yaml")
-        for document in yaml.safe_load_all(shipped(file).read_text())
-        for rule in document.get("rules", ())
-        for group in rule["apiGroups"]
-        for resource in rule["resources"]
-        for verb in rule["verbs"]
-    }
+GRANTED: Final = {*rights(ROLE), *rights(FENCE)}
 
 
 def used(site: Site) -> set[Right]:
@@ -71,7 +55,7 @@ def test_each_right_that_is_granted_is_used(site: Site) -> None:
         _meddled_with(site, machine)
         _edited_and_deleted(site, machine)
 
-    eventually_equal(lambda: granted() - used(site), set(), within=_PATIENCE)
+    eventually_equal(lambda: GRANTED - used(site), set(), within=_PATIENCE)
 
 
 def _switched_on(site: Site, machine: Machine, bmc: Bmc) -> None:

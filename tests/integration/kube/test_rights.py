@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import yaml
@@ -27,7 +27,7 @@ from dragonfly.kube.policy import binding_ref, policy_ref
 from dragonfly.model.cluster import Checkup
 from dragonfly.model.swarm import AdmissionPolicy
 from dragonfly.sandbox.controlplane import ControlPlane
-from dragonfly.sandbox.shipped import shipped
+from tests.rights import FENCE, ROLE, Right, rights
 
 pytestmark = pytest.mark.cluster
 
@@ -35,32 +35,6 @@ PLACE = "rights"
 """A namespace of this module's own, in the place of Tinkerbell's."""
 DEADLINE = 60.0
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-
-
-class Right(NamedTuple):
-    group: str
-    resource: str
-    verb: str
-
-    def named(self) -> str:
-        """As people read it."""
-        name, slash, part = self.resource.partition("/")
-        return f"{self.verb} {name}.{self.group}{slash}{part}" if self.group else f"{self.verb} {name}{slash}{part}"
-
-
-def role(file: str, kind: str) -> dict[str, Any]:
-    (found,) = (one for one in yaml.safe_load_all(shipped(file).read_text()) if one["kind"] == kind)
-    return dict(found)
-
-
-def rights(document: dict[str, Any]) -> list[Right]:
-    return [
-        Right(group, resource, verb)
-        for rule in document["rules"]
-        for group in rule["apiGroups"]
-        for resource in rule["resources"]
-        for verb in rule["verbs"]
-    ]
 
 
 def without(document: dict[str, Any], right: Right) -> list[dict[str, Any]]:
@@ -75,8 +49,6 @@ def without(document: dict[str, Any], right: Right) -> list[dict[str, Any]]:
     return rules
 
 
-NEEDED = role("rbac.yaml", "Role")
-FENCE = role("rbac-fence.yaml", "ClusterRole")
 OPTIONAL = Right("apps", "deployments", "get")
 
 
@@ -150,15 +122,15 @@ async def settled(source: Kubeconfig, wanted: list[str]) -> Checkup:
 
 
 async def test_with_all_of_them_nothing_is_missing(accounts: Accounts) -> None:
-    found = await settled(accounts.with_role("all", NEEDED["rules"]), [])
+    found = await settled(accounts.with_role("all", ROLE["rules"]), [])
 
     assert (found.error, found.missing_types, found.missing_rights) == ("", (), ())
 
 
-@pytest.mark.parametrize("right", rights(NEEDED), ids=Right.named)
+@pytest.mark.parametrize("right", rights(ROLE), ids=Right.named)
 async def test_the_one_that_is_taken_away_is_named(accounts: Accounts, right: Right) -> None:
-    number = rights(NEEDED).index(right)
-    source = accounts.with_role(f"without-{number}", without(NEEDED, right))
+    number = rights(ROLE).index(right)
+    source = accounts.with_role(f"without-{number}", without(ROLE, right))
     wanted = [] if right == OPTIONAL else [right.named()]
 
     found = await settled(source, wanted)

@@ -5,14 +5,13 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import pytest
-import yaml
 
 from dragonfly.controllers.checkup import NEEDED, NEEDED_PARTS, Examiner, examine
 from dragonfly.kube.errors import Forbidden, KubeError, NotFound, Unreachable
 from dragonfly.kube.port import Kube
 from dragonfly.kube.resources import DEPLOYMENT, HARDWARE, SECRET, WORKFLOW, Object, Ref, Resource
 from dragonfly.model.cluster import MissingRight
-from dragonfly.sandbox.shipped import shipped
+from tests.rights import ROLE, Right, rights
 from tests.unit.controllers.virtual_time import now, play
 
 
@@ -53,19 +52,11 @@ async def look(cluster: Any) -> Any:
 
 
 def test_everything_that_is_asked_for_is_granted_by_the_shipped_role() -> None:
-    documents = yaml.safe_load_all(shipped("rbac.yaml").read_text())
-    (role,) = (document for document in documents if document["kind"] == "Role")
-    granted = {
-        (group, resource, verb)
-        for rule in role["rules"]
-        for group in rule["apiGroups"]
-        for resource in rule["resources"]
-        for verb in rule["verbs"]
-    }
+    granted = set(rights(ROLE))
 
-    needed = {(resource.group, resource.plural, verb) for resource, verbs in NEEDED for verb in verbs}
-    needed |= {(resource.group, f"{resource.plural}/{part}", verb) for resource, part, verb in NEEDED_PARTS}
-    assert granted - needed == {("apps", "deployments", "get")}, "for Tinkerbell's version, and nobody needs that"
+    needed = {Right(resource.group, resource.plural, verb) for resource, verbs in NEEDED for verb in verbs}
+    needed |= {Right(resource.group, f"{resource.plural}/{part}", verb) for resource, part, verb in NEEDED_PARTS}
+    assert granted - needed == {Right("apps", "deployments", "get")}, "for Tinkerbell's version, and nobody needs that"
     assert not needed - granted
 
 
