@@ -173,29 +173,28 @@ class Node:
         return Service(program, ready, within=120)
 
     def _controllers(self) -> tuple[str, tuple[str, ...], Callable[[], bool]]:
-        port = self._ports.take()
         flags = {
-            "kubeconfig": self.kubeconfig,
-            "bind-address": self.address,
-            "secure-port": port,
-            "leader-elect": "false",
             "controllers": "*,-nodeipam",
             "root-ca-file": self._authority.ca,
             "service-account-private-key-file": self.apiserver.signing_key,
-            "cert-dir": self.directory / "controllers",
         }
-        return "kube-controller-manager", _flags(flags), lambda: accepts(self.address, port)
+        return self._without_rival("kube-controller-manager", flags)
 
     def _scheduler(self) -> tuple[str, tuple[str, ...], Callable[[], bool]]:
+        return self._without_rival("kube-scheduler", {})
+
+    def _without_rival(self, name: str, more: Mapping[str, Any]) -> tuple[str, tuple[str, ...], Callable[[], bool]]:
+        """A part of the control plane of which there is one, so that it need not be elected."""
         port = self._ports.take()
         flags = {
             "kubeconfig": self.kubeconfig,
             "bind-address": self.address,
             "secure-port": port,
             "leader-elect": "false",
-            "cert-dir": self.directory / "scheduler",
+            "cert-dir": self.directory / name,
+            **more,
         }
-        return "kube-scheduler", _flags(flags), lambda: accepts(self.address, port)
+        return name, _flags(flags), lambda: accepts(self.address, port)
 
     def _kubelet(self) -> tuple[str, tuple[str, ...], Callable[[], bool]]:
         resolver = self.directory / "resolv.conf"
