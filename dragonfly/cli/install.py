@@ -270,7 +270,7 @@ def _tell_end(options: Options, address: str, token: str, *, as_json: bool) -> N
     out.print(f"Dragonfly answers at {address}", soft_wrap=True)
     if token:
         out.print(f"The admin's token, shown this once: {token}", soft_wrap=True)
-    out.print(f"It is kept in a Secret: {TOKEN_COMMAND}", soft_wrap=True)
+    out.print(f"The admin's token is kept in a Secret: {TOKEN_COMMAND}", soft_wrap=True)
     out.print(f"Try: DRAGONFLY_SERVER={address} DRAGONFLY_TOKEN=… dragonfly status", soft_wrap=True)
 
 

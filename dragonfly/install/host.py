@@ -17,6 +17,7 @@ from urllib.request import Request, urlopen
 
 from dragonfly.install.execution import StepFailed
 from dragonfly.install.k3s import BINARY
+from dragonfly.install.mounts import mounts, to_unmount
 from dragonfly.install.steps import RemoveDirectory, RemoveFile, RestoreFile, Undo
 
 _PIECE: Final = 1 << 20
@@ -25,6 +26,8 @@ _START_SECONDS: Final = 1800
 _SILENCE_SECONDS: Final = 60
 _IS_RULE_OF_K3S: Final = re.compile("KUBE-|CNI-|flannel", re.IGNORECASE)
 _UNITS: Final = "/etc/systemd/system"
+_NETWORKS: Final = "/run/netns"
+"""Where namespaces of networks have names; those of pods begin with `cni-`."""
 
 
 class Host:
@@ -124,14 +127,18 @@ class Host:
     def remove_tree(self, place: str) -> None:
         """Remove a directory with all that is in it, after whatever is mounted in it.
 
+        Where a disk is mounted it becomes empty, and stays.
+
         Raises:
             StepFailed: something in it is busy.
         """
         path = self.path(place)
-        for mounted in self._mounts_in(path):
+        for mounted in to_unmount(mounts(Path("/proc/self/mountinfo").read_text(encoding="utf-8")), str(path)):
             _run("umount", "--lazy", mounted)
         try:
-            if path.is_dir():
+            if path.is_mount():
+                _empty(path)
+            elif path.is_dir():
                 shutil.rmtree(path)
         except OSError as error:
             raise StepFailed(f"{error.filename} cannot be removed: {error.strerror}") from error
@@ -172,6 +179,9 @@ class Host:
         self.systemctl("reset-failed", unit)
         for link in ("cni0", "flannel.1", "kube-ipvs0"):
             _run("ip", "link", "delete", link)
+        for space in self._pods_networks():
+            _run("ip", "netns", "delete", space.name)
+        _remove_if_empty(self.path(_NETWORKS))
         for family in ("iptables", "ip6tables"):
             _drop_rules(family)
 
@@ -188,15 +198,13 @@ class Host:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(int(pid), signal.SIGKILL)
 
+    def _pods_networks(self) -> list[Path]:
+        return sorted(self.path(_NETWORKS).glob("cni-*"))
+
     def _above(self, place: str) -> Iterator[str]:
         parts = place.strip("/").split("/")[:-1]
         for count in range(len(parts), 0, -1):
             yield "/" + "/".join(parts[:count])
-
-    def _mounts_in(self, path: Path) -> list[str]:
-        table = Path("/proc/self/mounts").read_text(encoding="utf-8").splitlines()
-        places = [line.split(" ")[1] for line in table]
-        return [place for place in reversed(places) if place.startswith(f"{path}/")]
 
     def _put(self, source: IO[bytes], path: Path, mode: int, say: Callable[[str], None], *, expected: str = "") -> str:
         """Copy to a file beside it that takes its place at the end; return the SHA-256."""
@@ -270,6 +278,14 @@ def _drop_rules(family: str) -> None:
     kept = [line for line in saved.stdout.splitlines() if not _IS_RULE_OF_K3S.search(line)]
     if saved.returncode == 0 and len(kept) < len(saved.stdout.splitlines()):
         _run(f"{family}-restore", stdin="\n".join([*kept, ""]))
+
+
+def _empty(directory: Path) -> None:
+    for path in directory.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _remove_if_empty(path: Path) -> None:

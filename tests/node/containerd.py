@@ -9,47 +9,13 @@ from typing import Final
 
 from dragonfly.sandbox.process import Program, Service
 from dragonfly.sandbox.toolchain import ToolMissing
-from tests.contract import debian
-from tests.node.images import of_one_program
+from tests.node import settings
+from tests.node.images import idle
 from tests.node.place import Place
 
 SOCKET: Final = "/run/containerd/containerd.sock"
-PAUSE: Final = "dragonfly-test/pause:1"
 BUSYBOX: Final = "dragonfly-test/busybox:1"
 PODS: Final = "10.244.0.0/24"
-_PLUGINS: Final = Path("/usr/lib/cni")
-
-_CONFIG: Final = f"""
-version = 2
-root = "/var/lib/containerd"
-state = "/run/containerd"
-[grpc]
-  address = "{SOCKET}"
-[plugins."io.containerd.grpc.v1.cri"]
-  sandbox_image = "docker.io/{PAUSE}"
-  restrict_oom_score_adj = true
-  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
-    runtime_type = "io.containerd.runc.v2"
-    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
-      SystemdCgroup = false
-  [plugins."io.containerd.grpc.v1.cri".cni]
-    bin_dir = "{_PLUGINS}"
-    conf_dir = "%s"
-"""
-
-# Each pod is a cable to the node, which so sees and translates whatever pods tell each other; on a bridge it does not.
-_NETWORK: Final = {
-    "cniVersion": "0.4.0",
-    "name": "pods",
-    "plugins": [
-        {
-            "type": "ptp",
-            "ipMasq": False,
-            "ipam": {"type": "host-local", "subnet": PODS, "routes": [{"dst": "0.0.0.0/0"}]},
-        },
-        {"type": "portmap", "capabilities": {"portMappings": True}},
-    ],
-}
 
 
 class Containerd:
@@ -63,20 +29,20 @@ class Containerd:
         directory.mkdir()
         networks = directory / "networks"
         networks.mkdir()
-        (networks / "10-pods.conflist").write_text(json.dumps(_NETWORK))
+        (networks / "10-pods.conflist").write_text(json.dumps(settings.pod_network(PODS)))
         config = directory / "containerd.toml"
-        config.write_text(_CONFIG % networks)
+        config.write_text(
+            settings.containerd(SOCKET, root="/var/lib/containerd", state="/run/containerd", networks=networks)
+        )
         self._place = place
-        command = (*place.enter, _program("containerd"), "--config", str(config))
+        command = (*place.enter, program("containerd"), "--config", str(config))
         self.service = Service(Program("containerd", command, directory / "containerd.log"), self._answers, within=60)
 
     def start(self) -> None:
         """Start it, with the two images that are always there."""
         self.service.start()
-        busybox = debian.busybox()
-        forever = ("/bin/busybox", "sleep", "2147483647")
-        self.take(of_one_program(f"docker.io/{PAUSE}", busybox, "/bin/busybox", forever))
-        self.take(of_one_program(f"docker.io/{BUSYBOX}", busybox, "/bin/busybox", forever))
+        for name in (settings.PAUSE, BUSYBOX):
+            self.take(idle(f"docker.io/{name}"))
 
     def take(self, archive: bytes) -> None:
         """Import an archive's images."""
@@ -90,10 +56,10 @@ class Containerd:
         return True
 
 
-def _program(name: str) -> str:
+def program(name: str) -> str:
     for needed in (name, "runc", "ctr", "iptables"):
         if shutil.which(needed, path="/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin") is None:
             raise ToolMissing(f"{needed} is not here. scripts/ensure-test-programs brings it")
-    if not (_PLUGINS / "ptp").exists():
+    if not (settings.PLUGINS / "ptp").exists():
         raise ToolMissing("containernetworking-plugins is not here. scripts/ensure-test-programs brings it")
     return name

@@ -10,6 +10,9 @@ import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.contract import debian
+
+_IDLE = ("/bin/busybox", "sh", "-c", "exec /bin/busybox sleep 2147483647")
 _EPOCH = "1970-01-01T00:00:00Z"
 
 
@@ -31,6 +34,25 @@ def of_one_program(name: str, program: Path, place: str, entrypoint: Sequence[st
     manifest = [{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]
     files = {"config.json": config, "manifest.json": manifest}
     return _tar({"layer.tar": layer, **{file: json.dumps(content).encode() for file, content in files.items()}})
+
+
+def idle(name: str) -> bytes:
+    """An image that does nothing for as long as it runs, whatever it is told."""
+    return of_one_program(name, debian.busybox(), "/bin/busybox", _IDLE)
+
+
+def renamed(archive: Path, name: str, target: Path) -> Path:
+    """Copy an archive of one image under another name of it."""
+    with tarfile.open(archive) as source, tarfile.open(target, mode="w") as copy:
+        for member in source:
+            content = source.extractfile(member)
+            if member.name == "manifest.json":
+                assert content is not None
+                (image,) = json.load(content)
+                changed = json.dumps([image | {"RepoTags": [name]}]).encode()
+                member.size, content = len(changed), io.BytesIO(changed)
+            copy.addfile(member, content)
+    return target
 
 
 def _tar(files: dict[str, bytes], mode: int = 0o644) -> bytes:

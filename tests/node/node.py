@@ -29,7 +29,7 @@ from dragonfly.sandbox.probes import accepts, http_ok
 from dragonfly.sandbox.process import Program, Service
 from tests.chaos.netns import Network
 from tests.e2e.waiting import eventually
-from tests.node import programs
+from tests.node import programs, settings
 from tests.node.containerd import PODS, SOCKET, Containerd
 from tests.node.place import Place
 
@@ -194,7 +194,7 @@ class Node:
             "cert-dir": self.directory / name,
             **more,
         }
-        return name, _flags(flags), lambda: accepts(self.address, port)
+        return name, settings.flags(flags), lambda: accepts(self.address, port)
 
     def _kubelet(self) -> tuple[str, tuple[str, ...], Callable[[], bool]]:
         resolver = self.directory / "resolv.conf"
@@ -203,73 +203,31 @@ class Node:
         user = self._authority.client(f"system:node:{NAME}", ["system:nodes"])
         kubeconfig = self.apiserver.kubeconfig_of(self.directory / "kubelet.kubeconfig", user)
         healthz = self._ports.take()
-        settings = {
-            "apiVersion": "kubelet.config.k8s.io/v1beta1",
-            "kind": "KubeletConfiguration",
-            "address": self.address,
-            "healthzBindAddress": self.address,
-            "healthzPort": healthz,
-            "authentication": {
-                "anonymous": {"enabled": False},
-                "webhook": {"enabled": True},
-                "x509": {"clientCAFile": str(self._authority.ca)},
-            },
-            "authorization": {"mode": "Webhook"},
-            "tlsCertFile": str(served.certificate),
-            "tlsPrivateKeyFile": str(served.key),
-            "containerRuntimeEndpoint": f"unix://{SOCKET}",
-            "clusterDNS": [_DNS],
-            "clusterDomain": "cluster.local",
-            "resolvConf": str(resolver),
-            "cgroupDriver": "cgroupfs",
-            "cgroupsPerQOS": False,
-            "enforceNodeAllocatable": [],
-            "failCgroupV1": False,
-            "failSwapOn": False,
-            "makeIPTablesUtilChains": False,
-            "localStorageCapacityIsolation": False,
-            # How full this computer's disk is, is nobody's business here.
-            "evictionHard": {
-                "memory.available": "1Mi",
-                **{f"{kind}.{what}": "0%" for kind in ("nodefs", "imagefs") for what in ("available", "inodesFree")},
-            },
-            "imageGCHighThresholdPercent": 100,
-        }
+        told = settings.kubelet(
+            self.address,
+            self._authority.ca,
+            served,
+            SOCKET,
+            {"healthzPort": healthz, "clusterDNS": [_DNS], "resolvConf": str(resolver)},
+        )
         flags = {
-            "config": self._written("kubelet.yaml", settings),
+            "config": self._written("kubelet.yaml", told),
             "kubeconfig": kubeconfig,
             "hostname-override": NAME,
             "node-ip": self.address,
             "v": 1,
         }
-        return "kubelet", _flags(flags), lambda: http_ok(f"http://{self.address}:{healthz}/healthz")
+        return "kubelet", settings.flags(flags), lambda: http_ok(f"http://{self.address}:{healthz}/healthz")
 
     def _proxy(self) -> tuple[str, tuple[str, ...], Callable[[], bool]]:
         healthz = self._ports.take()
-        settings = {
-            "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
-            "kind": "KubeProxyConfiguration",
-            "bindAddress": self.address,
-            "clientConnection": {"kubeconfig": str(self.kubeconfig)},
-            "clusterCIDR": PODS,
-            # Settings of the whole computer: left alone.
-            "conntrack": {
-                "maxPerCore": 0,
-                "min": 0,
-                "tcpEstablishedTimeout": "0s",
-                "tcpCloseWaitTimeout": "0s",
-            },
-            "healthzBindAddress": f"{self.address}:{healthz}",
-            "hostnameOverride": NAME,
-            "metricsBindAddress": "",
-            "mode": "iptables",
-        }
-        flags = {"config": self._written("kube-proxy.yaml", settings), "v": 1}
-        return "kube-proxy", _flags(flags), lambda: http_ok(f"http://{self.address}:{healthz}/healthz")
+        told = settings.kube_proxy(NAME, self.address, self.kubeconfig, PODS, healthz)
+        flags = {"config": self._written("kube-proxy.yaml", told), "v": 1}
+        return "kube-proxy", settings.flags(flags), lambda: http_ok(f"http://{self.address}:{healthz}/healthz")
 
-    def _written(self, name: str, settings: Mapping[str, Any]) -> Path:
+    def _written(self, name: str, told: Mapping[str, Any]) -> Path:
         path = self.directory / name
-        path.write_text(yaml.safe_dump(settings))
+        path.write_text(yaml.safe_dump(told))
         return path
 
     def _is_ready(self) -> bool:
@@ -278,7 +236,3 @@ class Node:
             condition["type"] == "Ready" and condition["status"] == "True"
             for condition in nodes[0]["status"].get("conditions", ())
         )
-
-
-def _flags(flags: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(f"--{flag}={value}" for flag, value in flags.items())

@@ -1,6 +1,6 @@
 """Where a node lives: namespaces and control groups of its own, on the test's network. All of it goes with the block.
 
-Its /run, /var/lib, /var/log and /opt are in memory and its own; all else is this computer's.
+Some of its directories are in memory and its own; all else is this computer's.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -20,15 +20,25 @@ from tests.chaos.netns import Node
 from tests.node.cgroups import Hierarchy, made
 
 _FIRST: Final = Path(__file__).parent / "first.py"
+_OWN: Final = ("/run", "/var/lib", "/var/log", "/opt")
 _JOIN: Final = 'for group in $0; do echo $$ >"$group/cgroup.procs" || exit; done; exec "$@"'
 
 
 class Place:
     """One computer, as far as those in it can tell."""
 
-    def __init__(self, name: str, node: Node, directory: Path) -> None:
-        """Nothing is made before `running`."""
+    def __init__(
+        self, name: str, node: Node, directory: Path, *, own: Sequence[str] = (), copied: Sequence[str] = ()
+    ) -> None:
+        """Nothing is made before `running`.
+
+        Args:
+            own: directories that it has for itself and that are empty at first, besides those that all have.
+            copied: the same, but what this computer has in them is there at first.
+        """
         self.name = name
+        self._own = (*_OWN, *own)
+        self._copied = tuple(copied)
         self.address = str(node.management)
         """Where the test reaches it, and everybody in it too."""
         self._node = node
@@ -45,7 +55,7 @@ class Place:
             ProcessFailed: nor can a namespace.
         """
         self._directory.mkdir(parents=True, exist_ok=True)
-        with made(f"dragonfly-test-{os.getpid()}") as hierarchies:
+        with made(f"dragonfly-test-{os.getpid()}-{self.name}") as hierarchies:
             # As those in it see them: its own group is the root.
             self._joined = " ".join(str(Path(each.mount) / each.joined) for each in hierarchies)
             self._first = self._service(hierarchies)
@@ -54,6 +64,15 @@ class Place:
                 yield self
             finally:
                 self._first.kill()
+
+    def fail(self) -> None:
+        """Take its power away: all that runs there is gone at once, and nothing is tidied up."""
+        self._first.kill()
+
+    @property
+    def root(self) -> Path:
+        """Its files, as this computer sees them."""
+        return Path(f"/proc/{self.pid}/root")
 
     @property
     def host(self) -> Host:
@@ -88,6 +107,7 @@ class Place:
         command = (
             *self._node.host.enter,
             *("unshare", "--mount", "--uts", "--ipc", "--pid", "--fork", "--kill-child", "--mount-proc"),
-            *(sys.executable, str(_FIRST), self.name, json.dumps(told), str(ready)),
+            *(sys.executable, str(_FIRST), self.name, json.dumps(told), ":".join(self._own), ":".join(self._copied)),
+            str(ready),
         )
         return Service(Program(self.name, command, self._directory / f"{self.name}.log"), ready.exists, within=30)

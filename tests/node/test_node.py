@@ -52,7 +52,7 @@ def knows_api_server(node: Node) -> bool:
 
 def traces(network: Path) -> Traces:
     """Of this process's node, whose network is that."""
-    groups = [path for path in Path("/sys/fs/cgroup").rglob(f"dragonfly-test-{os.getpid()}") if path.is_dir()]
+    groups = [path for path in Path("/sys/fs/cgroup").rglob(f"dragonfly-test-{os.getpid()}-*") if path.is_dir()]
     return Traces(bool(groups), Path(f"/sys/class/net/df{os.getpid()}").exists(), is_inhabited(network))
 
 

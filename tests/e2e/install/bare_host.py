@@ -1,7 +1,7 @@
 """A bare host: namespaces of its own for its files, processes, name and network, and what an installer finds there.
 
-Its /etc, /run, /var/lib, /var/log and /usr/local/bin are a tree of the test's; all else is this computer's. There is no
-systemd in it but a stand-in for systemctl. Whatever runs there ends with it.
+Its /etc, /run, /var/lib, /var/log, /opt and /usr/local/bin are its own, in memory; all else is this computer's. There
+is no systemd in it but a stand-in for systemctl. Whatever runs there ends with it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import base64
 import hashlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -22,11 +21,12 @@ from typing import Any, Final, NamedTuple
 from dragonfly.sandbox import toolchain
 from dragonfly.sandbox.process import Program, Service
 from tests.chaos.netns import Node
-from tests.integration.k3s.tinkerbell_chart import chart
+from tests.e2e.install.bundled import script
+from tests.node.place import Place
 
 _HERE: Final = Path(__file__).parent
 _ROOT: Final = _HERE.parents[2]
-_OWN: Final = ("etc", "run", "var/lib", "var/log", "usr/local/bin", "sys/fs/cgroup")
+_PLACES: Final = ("etc", "run", "var/lib", "var/log", "opt", "usr/local/bin")
 _LAST: Final = 120
 """Seconds for one command."""
 
@@ -57,37 +57,33 @@ class Moment(NamedTuple):
 class BareHost:
     """One host on the test's network. Nothing starts before `running`."""
 
-    def __init__(self, name: str, node: Node, directory: Path) -> None:
+    def __init__(self, name: str, node: Node, directory: Path, bundle: Path) -> None:
         self.name = name
         self.address = str(node.cluster)
-        self.tree = directory / name
         self.logs = directory / f"{name}-logs"
-        self.bundle = directory / f"{name}-bundle"
+        self.bundle = bundle
         self.management = str(node.management)
         """Where the test itself reaches it."""
         self._services: list[Service] = []
-        ready = self.tree / "run" / "ready"
-        command = (
-            *node.host.enter,
-            *("unshare", "--mount", "--uts", "--pid", "--fork", "--kill-child", "--mount-proc"),
-            *(sys.executable, str(_HERE / "host_init.py"), str(self.tree), name),
-        )
-        program = Program(name, command, directory / f"{name}.log")
-        self._init = Service(program, ready.exists, within=30)
+        self._directory = directory
+        self.place = Place(name, node, directory / f"{name}-place", own=("/usr/local/bin",), copied=("/etc",))
 
     @contextmanager
     def running(self) -> Iterator[BareHost]:
         self.logs.mkdir()
-        self._furnish()
-        self._bundle()
-        try:
-            self._init.start()
-            (self.tree / "run" / "ready").unlink()
-            yield self
-        finally:
-            self._init.kill()
-            for service in self._services:
-                service.kill()
+        with self.place.running():
+            self._furnish()
+            try:
+                yield self
+            finally:
+                self.place.fail()
+                for service in self._services:
+                    service.kill()
+
+    @property
+    def tree(self) -> Path:
+        """Its files, as the test sees them."""
+        return self.place.root
 
     def dragonfly(self, *arguments: str) -> Done:
         """Run the command line on the host."""
@@ -101,7 +97,7 @@ class BareHost:
 
     def fail(self) -> None:
         """Take its power away: all that runs there is gone at once, and nothing is tidied up."""
-        self._init.kill()
+        self.place.fail()
 
     def killed_at(self, seen: set[Moment], *arguments: str, look: Callable[[Moment], None]) -> Moment | None:
         """Run the command line to the first moment that is not among those seen, look around, and kill -9 it there.
@@ -131,7 +127,7 @@ class BareHost:
         """A process that waits at each moment, killed with its children at the block's end if it still runs."""
         command = (sys.executable, "-m", "tests.e2e.install.lockstep", *arguments)
         with (
-            (self.logs.parent / f"{self.name}-lockstep.log").open("ab") as log,
+            (self._directory / f"{self.name}-lockstep.log").open("ab") as log,
             subprocess.Popen(
                 self._inside(*command),
                 stdin=subprocess.PIPE,
@@ -180,36 +176,25 @@ class BareHost:
         return base64.b64decode(self.objects("secret", name)["data"][key]).decode()
 
     def files(self) -> dict[str, str]:
-        """Everything in the host's tree: kinds, modes, targets of links, content."""
-        return {str(path.relative_to(self.tree)): _look(path) for path in sorted(self.tree.rglob("*"))}
+        """Everything in the host's own directories: kinds, modes, targets of links, content."""
+        tree = self.tree
+        found = (path for place in _PLACES for path in (tree / place).rglob("*"))
+        return {str(path.relative_to(tree)): _look(path) for path in sorted(found)}
 
     def _inside(self, *command: str) -> list[str]:
-        unshare = self._init.pid
-        children = Path(f"/proc/{unshare}/task/{unshare}/children").read_text().split()
-        return ["nsenter", "--target", children[0], "--mount", "--uts", "--pid", "--net", "--", *command]
+        return [*self.place.enter, *command]
 
     def _furnish(self) -> None:
-        for place in _OWN[1:]:
-            (self.tree / place).mkdir(parents=True)
-        shutil.copytree("/etc", self.tree / "etc", symlinks=True)
-        (self.tree / "run/systemd/system").mkdir(parents=True)
-        (self.tree / "sys/fs/cgroup/cgroup.controllers").write_text("cpuset cpu io memory pids\n")
-        _script(self.tree / "usr/local/bin/systemctl", f"exec {sys.executable} {_HERE / 'standin_systemctl.py'}")
-
-    def _bundle(self) -> None:
-        (self.bundle / "images").mkdir(parents=True)
-        (self.bundle / "images" / "dragonfly.tar").write_bytes(b"the image of a replica")
-        shutil.copy(chart(), self.bundle / "tinkerbell.tgz")
-        module = f"exec {sys.executable} -m tests.e2e.install.standin_k3s"
-        _script(self.bundle / "k3s", f"export STANDIN_LOGS={self.logs} PYTHONPATH={_ROOT}\n{module}")
-        files = [path for path in sorted(self.bundle.rglob("*")) if path.is_file()]
-        sums = "".join(f"{hashlib.sha256(f.read_bytes()).hexdigest()}  {f.relative_to(self.bundle)}\n" for f in files)
-        (self.bundle / "SHA256SUMS").write_text(sums)
-
-
-def _script(path: Path, text: str) -> None:
-    path.write_text(f'#!/bin/sh\n{text} "$@"\n')
-    path.chmod(0o755)
+        """Bring what an ordinary host has besides."""
+        tree = self.tree
+        (tree / "run/systemd/system").mkdir(parents=True)
+        script(tree / "usr/local/bin/systemctl", f"exec {sys.executable} {_HERE / 'standin_systemctl.py'}")
+        # k3s has a containerd of its own; Debian's keeps some of its files here whatever it is told.
+        (tree / "run/containerd").symlink_to("/run/k3s/containerd")
+        # Where programs that mount and unmount keep notes; the packet filter has its lock once anybody looks at it.
+        (tree / "run/mount").mkdir()
+        self.place.run("iptables", "--list")
+        self.place.run("ip", "route", "add", "default", "via", "192.0.2.254", "dev", "cluster")
 
 
 def _environment() -> dict[str, str]:

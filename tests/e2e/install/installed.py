@@ -10,6 +10,8 @@ from typing import Any, Final
 
 from tests.chaos.netns import Network
 from tests.e2e.install.bare_host import BareHost, Done
+from tests.e2e.install.bundled import bundle
+from tests.e2e.waiting import eventually
 
 FLOATING: Final = "192.0.2.100"
 """An address of the hosts' network that nobody has."""
@@ -22,8 +24,9 @@ def hosts(directory: Path, count: int) -> Iterator[list[BareHost]]:
     network = Network(directory / "network", nodes=count)
     with ExitStack() as stack:
         stack.enter_context(network.running())
+        made = bundle(directory / "bundle", directory)
         yield [
-            stack.enter_context(BareHost(f"host-{number}", node, directory).running())
+            stack.enter_context(BareHost(f"host-{number}", node, directory, made).running())
             for number, node in enumerate(network.nodes, 1)
         ]
 
@@ -32,6 +35,20 @@ def swarm(host: BareHost, address: str, token: str) -> Any:
     done = host.run("curl", "-sf", "-H", f"Authorization: Bearer {token}", f"{address}/api/v1/swarm")
     assert done.code == 0, done
     return json.loads(done.out)
+
+
+def members(host: BareHost, address: str, token: str) -> set[str]:
+    """The replicas of a swarm that is well. It may take a moment after an installation: former ones drain first."""
+    found: Any = {}
+
+    def has_three() -> bool:
+        nonlocal found
+        found = swarm(host, address, token)
+        return len(found["members"]) == 3
+
+    eventually("there are three replicas", has_three, within=60)
+    assert not found.get("unowned")
+    return {member["id"] for member in found["members"]}
 
 
 def finished(done: Done) -> dict[str, Any]:

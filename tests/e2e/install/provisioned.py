@@ -11,6 +11,8 @@ import yaml
 from tests.e2e.fleet import two_actions
 from tests.e2e.install.bare_host import BareHost, Done
 
+_TINK_SERVER: Final = 42113
+"""A port of Tinkerbell's Service, as its chart has it."""
 _MAC: Final = "02:00:00:00:00:11"
 _TEMPLATE: Final = "ubuntu"
 _MACHINE: Final = "m-1"
@@ -30,8 +32,17 @@ def provisioned(host: BareHost, installed: dict[str, Any], directory: Path) -> D
     documents_file, macs, trace = (directory / name for name in ("documents.yaml", "macs", "trace.jsonl"))
     documents_file.write_text(yaml.safe_dump_all(documents()))
     macs.write_text(_MAC)
-    server = (host.logs / "tinkerbell" / "tink-server").read_text()
-    flags = ("--server", server, "--ids-file", str(macs), "--trace", str(trace), "--seconds", "0.1", "0.2")
+    flags = (
+        "--server",
+        f"{host.address}:{_TINK_SERVER}",
+        "--ids-file",
+        str(macs),
+        "--trace",
+        str(trace),
+        "--seconds",
+        "0.1",
+        "0.2",
+    )
     command = (sys.executable, "-m", "dragonfly.sandbox", "agents", *flags)
     swarm = ("env", f"DRAGONFLY_SERVER={installed['address']}", f"DRAGONFLY_TOKEN={installed['token']}")
     machine = host.service("machine", *command, ready=trace.exists, within=60)

@@ -1,8 +1,9 @@
-"""A stand-in for the k3s executable, for tests alone: real etcd and kube-apiserver with k3s's files, ports and flags.
+"""A stand-in for the k3s executable, for tests alone: the real parts, with k3s's files, ports and flags.
 
-What k3s has besides (containerd, kubelet, controllers) is played by `workloads`: pods are processes.
+They are separate programs here, with Debian's containerd; k3s's own controllers are played (`standin_controllers`).
 
     python -m tests.e2e.install.standin_k3s server     as systemd would run it; NOTIFY_SOCKET is told when it is ready
+    python -m tests.e2e.install.standin_k3s ctr ...    containerd's own client
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import socket
 import ssl
 import sys
 import threading
-from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -29,11 +29,15 @@ from dragonfly.sandbox.pki import KeyPair, service_account_key, write_private
 from dragonfly.sandbox.probes import http_ok
 from dragonfly.sandbox.process import Program, Service
 from tests.e2e.install.issuer import Issuer
+from tests.e2e.install.standin_charts import DEFINITION, DEFINITIONS, KUBECONFIG
+from tests.e2e.install.standin_controllers import Controllers
+from tests.e2e.install.standin_node import Credentials, NodeParts, ctr
 from tests.e2e.install.supervisor import Supervisor, bootstrap, joined
-from tests.e2e.install.workloads import Workloads
+from tests.node import settings
 
 CONFIG: Final = Path("/etc/rancher/k3s/config.yaml")
-KUBECONFIG: Final = Path("/etc/rancher/k3s/k3s.yaml")
+API: Final = "10.43.0.1"
+"""The API server, as pods know it."""
 SERVER: Final = Path("/var/lib/rancher/k3s/server")
 FLAGS: Final = {
     "cluster-init",
@@ -47,36 +51,6 @@ FLAGS: Final = {
     "etcd-arg",
 }
 """Those that the installer may use; k3s ends with an error at one that it does not know."""
-
-CHART_FIELDS: Final = ("chart", "chartContent", "version", "targetNamespace", "valuesContent")
-HELM_CHARTS: Final[dict[str, Any]] = {
-    "apiVersion": "apiextensions.k8s.io/v1",
-    "kind": "CustomResourceDefinition",
-    "metadata": {"name": "helmcharts.helm.cattle.io"},
-    "spec": {
-        "group": "helm.cattle.io",
-        "scope": "Namespaced",
-        "names": {"kind": "HelmChart", "listKind": "HelmChartList", "plural": "helmcharts", "singular": "helmchart"},
-        "versions": [
-            {
-                "name": "v1",
-                "served": True,
-                "storage": True,
-                "schema": {
-                    "openAPIV3Schema": {
-                        "type": "object",
-                        "properties": {
-                            "spec": {
-                                "type": "object",
-                                "properties": {key: {"type": "string"} for key in CHART_FIELDS},
-                            }
-                        },
-                    }
-                },
-            }
-        ],
-    },
-}
 
 
 class Server:
@@ -98,11 +72,12 @@ class Server:
             initial = joined(self.config["server"], self.token, self.name, f"https://{self.address}:2380")
         self._start_etcd(stack, initial)
         self._start_api(stack)
-        self._register()
         supervisor = Supervisor(self.token, self.server_pair, self.tls, self.etcd_tls)
         stack.callback(supervisor.close)
-        workloads = Workloads(self.api, self.name, self.address, self.logs, self.etcd_tls)
-        stack.callback(workloads.close)
+        NodeParts(self.name, self.address, self._credentials(), self.logs).start(stack)
+        self.api.request("POST", DEFINITIONS, DEFINITION)
+        controllers = Controllers(self.api, self.name, self.address, self.etcd_tls)
+        stack.callback(controllers.close)
 
     def _token(self) -> None:
         file = SERVER / "token"
@@ -130,7 +105,10 @@ class Server:
         self.etcd_server = etcd.issue(self._pair("etcd/server-client"), "etcd-server", addresses=own)
         self.etcd_client = etcd.issue(self._pair("etcd/client"), "etcd-client")
         self.etcd_peer = peers.issue(self._pair("etcd/peer-server-client"), "etcd-peer", addresses=own)
-        self.server_pair = kube.issue(self._pair("serving-kube-apiserver"), "kube-apiserver", addresses=own)
+        self.server_pair = kube.issue(self._pair("serving-kube-apiserver"), "kube-apiserver", addresses=(*own, API))
+        self.kubelet_server = kube.issue(self._pair("serving-kubelet"), self.name, addresses=(self.address,))
+        self.kubelet = kube.issue(self._pair("client-kubelet"), f"system:node:{self.name}", group="system:nodes")
+        self.kubelet_client = kube.issue(self._pair("client-kube-apiserver"), "kube-apiserver", group="system:masters")
         self.admin = kube.issue(self._pair("client-admin"), "system:admin", group="system:masters")
         self.etcd_tls = _context(etcd.certificate, self.etcd_client)
 
@@ -162,7 +140,7 @@ class Server:
             "log-level": "warn",
         }
         flags |= dict(argument.split("=", 1) for argument in self.config.get("etcd-arg", ()))
-        command = (str(toolchain.binary("etcd")), *(f"--{flag}={value}" for flag, value in flags.items()))
+        command = (str(toolchain.binary("etcd")), *settings.flags(flags))
         program = Program("etcd", command, self.logs / "etcd.log")
         service = Service(program, lambda: http_ok("https://127.0.0.1:2382/health", self.etcd_tls), within=60)
         stack.callback(service.stop)
@@ -176,9 +154,18 @@ class Server:
         stack.callback(service.stop)
         service.start()
         self.api = KubeApi("https://127.0.0.1:6443", tls)
-        self._write_kubeconfig()
+        self._write_kubeconfig(KUBECONFIG, self.admin)
 
-    def _api_flags(self) -> Iterator[str]:
+    def _credentials(self) -> Credentials:
+        kubeconfig = SERVER / "cred" / "kubelet.kubeconfig"
+        kubeconfig.parent.mkdir(exist_ok=True)
+        self._write_kubeconfig(kubeconfig, self.kubelet)
+        tls = self.tls
+        return Credentials(
+            tls / "server-ca.crt", self.kubelet_server, KUBECONFIG, kubeconfig, tls / "service-account.key"
+        )
+
+    def _api_flags(self) -> tuple[str, ...]:
         key = self.tls / "service-account.key"
         flags = {
             "etcd-servers": "https://127.0.0.1:2379",
@@ -192,27 +179,33 @@ class Server:
             "tls-private-key-file": self.server_pair.key,
             "client-ca-file": self.tls / "server-ca.crt",
             "anonymous-auth": "false",
-            "authorization-mode": "RBAC",
+            "authorization-mode": "Node,RBAC",
+            "enable-admission-plugins": "NodeRestriction",
+            "allow-privileged": "true",
+            "kubelet-certificate-authority": self.tls / "server-ca.crt",
+            "kubelet-client-certificate": self.kubelet_client.certificate,
+            "kubelet-client-key": self.kubelet_client.key,
+            "kubelet-preferred-address-types": "InternalIP",
             "service-account-issuer": "https://kubernetes.default.svc.cluster.local",
             "service-account-key-file": key,
             "service-account-signing-key-file": key,
             "service-cluster-ip-range": "10.43.0.0/16",
-            "endpoint-reconciler-type": "none",
+            "endpoint-reconciler-type": "lease",
             "v": 1,
         }
-        return (f"--{flag}={value}" for flag, value in flags.items())
+        return settings.flags(flags)
 
-    def _write_kubeconfig(self) -> None:
-        def encoded(path: Path) -> str:
-            return base64.b64encode(path.read_bytes()).decode()
+    def _write_kubeconfig(self, path: Path, pair: KeyPair) -> None:
+        def encoded(file: Path) -> str:
+            return base64.b64encode(file.read_bytes()).decode()
 
         cluster = {
             "server": "https://127.0.0.1:6443",
             "certificate-authority-data": encoded(self.tls / "server-ca.crt"),
         }
         user = {
-            "client-certificate-data": encoded(self.admin.certificate),
-            "client-key-data": encoded(self.admin.key),
+            "client-certificate-data": encoded(pair.certificate),
+            "client-key-data": encoded(pair.key),
         }
         document = {
             "apiVersion": "v1",
@@ -222,26 +215,7 @@ class Server:
             "contexts": [{"name": "default", "context": {"cluster": "default", "user": "default"}}],
             "current-context": "default",
         }
-        write_private(KUBECONFIG, json.dumps(document).encode())
-
-    def _register(self) -> None:
-        """What k3s's controllers and the kubelet do a moment after the API server is there."""
-        crd = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-        self.api.request("POST", crd, HELM_CHARTS)
-        node = {
-            "apiVersion": "v1",
-            "kind": "Node",
-            "metadata": {"name": self.name, "labels": {"node-role.kubernetes.io/etcd": "true"}},
-        }
-        self.api.request("POST", "/api/v1/nodes", node)
-        status = {
-            "conditions": [{"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "ready"}],
-            "addresses": [{"type": "InternalIP", "address": self.address}],
-        }
-        answer = self.api.request(
-            "PATCH", f"/api/v1/nodes/{self.name}/status", {"status": status}, "application/merge-patch+json"
-        )
-        assert answer.status == 200, answer.body
+        write_private(path, json.dumps(document).encode())
 
 
 def _context(authority: Path, client: KeyPair) -> ssl.SSLContext:
@@ -265,8 +239,8 @@ def _tell_systemd(path: str, state: str) -> None:
 
 
 def main() -> None:
-    if sys.argv[1:4] == ["ctr", "images", "import"] and Path(sys.argv[4]).is_file():
-        return
+    if sys.argv[1:2] == ["ctr"]:
+        sys.exit(ctr(*sys.argv[2:]))
     if sys.argv[1:] != ["server"]:
         sys.exit(f"the stand-in knows no {sys.argv[1:]}")
     logs = Path(os.environ["STANDIN_LOGS"])

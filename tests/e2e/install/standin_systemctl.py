@@ -15,6 +15,9 @@ from typing import Final
 _UNITS: Final = Path("/etc/systemd/system")
 _WANTS: Final = _UNITS / "multi-user.target.wants"
 _STATE: Final = Path("/run/standin")
+_GROUPS: Final = tuple(map(Path, ("/sys/fs/cgroup/systemd", "/sys/fs/cgroup/pids", "/sys/fs/cgroup")))
+"""Version 1 has one for each controller, version 2 one for all."""
+_JOIN: Final = 'echo $$ >"$0"; exec "$@"'
 _READY_SECONDS: Final = 180
 _STOP_SECONDS: Final = 60
 
@@ -54,7 +57,7 @@ def _start(unit: str) -> int:
         notify.bind(str(path))
         notify.settimeout(0.2)
         child = subprocess.Popen(
-            command.split(),
+            ["sh", "-c", _JOIN, str(_group(unit) / "cgroup.procs"), *command.split()],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -72,6 +75,14 @@ def _start(unit: str) -> int:
                     break
     sys.stderr.write(f"Job for {unit} failed:\n{(_STATE / f'{unit}.log').read_text()[-2000:]}")
     return 1
+
+
+def _group(unit: str) -> Path:
+    """The unit's control group, where all stays that it starts and that goes nowhere else."""
+    top = next(place for place in _GROUPS if (place / "cgroup.procs").exists())
+    group = top / "system.slice" / unit
+    group.mkdir(parents=True, exist_ok=True)
+    return group
 
 
 def _stop(unit: str) -> None:

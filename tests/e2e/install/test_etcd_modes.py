@@ -12,7 +12,7 @@ from dragonfly.sandbox.probes import http_ok
 from tests.e2e.etcdctl import Etcdctl
 from tests.e2e.install.bare_host import BareHost
 from tests.e2e.install.etcd_keys import control_planes, replicas
-from tests.e2e.install.installed import ALL, finished, hosts, swarm
+from tests.e2e.install.installed import ALL, finished, hosts, members
 from tests.e2e.install.issuer import Issuer
 from tests.e2e.install.provisioned import provisioned
 
@@ -26,7 +26,7 @@ def test_on_an_etcd_of_its_own_a_machine_is_provisioned_and_nothing_is_left(tmp_
         installed = finished(host.install(*ALL, "--etcd", "dedicated"))
 
         assert host.secret("dragonfly-etcd", "endpoints") == f"https://{host.address}:12379"
-        assert len(swarm(host, installed["address"], installed["token"])["members"]) == 3
+        assert members(host, installed["address"], installed["token"])
         assert provisioned(host, installed, tmp_path).code == 0
         assert replicas(host, tmp_path).amount() > 0
         assert control_planes(host).amount() == 0
@@ -49,7 +49,7 @@ def test_on_somebody_elses_etcd_a_machine_is_provisioned_with_a_confined_user(tm
 
         installed = finished(host.install(*ALL, "--etcd", "external", *flags))
 
-        assert len(swarm(host, installed["address"], installed["token"])["members"]) == 3
+        assert members(host, installed["address"], installed["token"])
         assert provisioned(host, installed, tmp_path).code == 0
         assert control_planes(host).amount() == 0
         assert host.dragonfly("uninstall", "--yes", "--delete-data").code == 0

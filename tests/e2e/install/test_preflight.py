@@ -52,7 +52,9 @@ def test_a_dry_run_sends_the_neighbours_nothing_unless_it_is_asked_to(tmp_path: 
 
 def test_what_a_host_lacks_is_told_with_its_remedy_and_nothing_is_changed(tmp_path: Path) -> None:
     with hosts(tmp_path, 2) as (host, neighbour):
-        (host.tree / "sys/fs/cgroup/cgroup.controllers").write_text("cpuset cpu io pids\n")
+        lacking = tmp_path / "cgroup"
+        lacking.mkdir()
+        (lacking / "cgroup.controllers").write_text("cpuset cpu io pids\n")
         (host.tree / "etc/kubernetes/manifests").mkdir(parents=True)
         small = host.run("sh", "-c", "mkdir /var/lib/rancher && mount -t tmpfs -o size=1g none /var/lib/rancher")
         assert small.code == 0, small.err
@@ -64,7 +66,8 @@ def test_what_a_host_lacks_is_told_with_its_remedy_and_nothing_is_changed(tmp_pa
         before = host.files()
 
         one = str(min(os.sched_getaffinity(0)))
-        refused = host.run("taskset", "-c", one, sys.executable, "-m", "dragonfly", *host.installing())
+        seen = f'mount --bind {lacking} /sys/fs/cgroup && exec taskset -c {one} {sys.executable} -m dragonfly "$@"'
+        refused = host.run("unshare", "--mount", "sh", "-c", seen, "sh", *host.installing())
 
         assert refused.code == 4
         bad = {event["name"]: event for event in refused.events if event.get("level") == "error"}

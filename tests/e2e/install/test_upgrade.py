@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 from dragonfly.store import keys
 from tests.e2e.install.bare_host import BareHost, Done
 from tests.e2e.install.etcd_keys import control_planes
-from tests.e2e.install.installed import ALL, finished, swarm
+from tests.e2e.install.installed import ALL, finished, members
+from tests.e2e.waiting import eventually_equal
+from tests.node import replica_image
+from tests.node.images import renamed
 
 pytestmark = [pytest.mark.cluster, pytest.mark.etcd, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -23,31 +27,31 @@ def upgrade(host: BareHost, *arguments: str) -> Done:
 
 
 def images(host: BareHost) -> list[str]:
-    """What the pods run."""
+    """What the pods run, those that drain too."""
     return [pod["spec"]["containers"][0]["image"] for pod in host.objects("pods")["items"]]
 
 
-def test_an_upgrade_rolls_goes_back_and_leaves_alone_what_it_does_not_know(host: BareHost) -> None:
+def test_an_upgrade_rolls_goes_back_and_leaves_alone_what_it_does_not_know(host: BareHost, tmp_path: Path) -> None:
+    archive = renamed(replica_image.archive(), NEWER, tmp_path / "newer.tar")
     installed = finished(host.install(*ALL))
-    former = {member["id"] for member in swarm(host, installed["address"], installed["token"])["members"]}
+    former = members(host, installed["address"], installed["token"])
 
-    newer = upgrade(host, "--image", NEWER)
+    newer = upgrade(host, "--image", NEWER, "--image-archive", str(archive))
 
     assert newer.code == 0, newer.err
     assert newer.events[-1] == {"event": "upgraded", "address": installed["address"]}
     assert any("of 3 replicas are new" in event["text"] for event in newer.events if event["event"] == "progress")
-    assert images(host) == [NEWER] * 3
-    members = {member["id"] for member in swarm(host, installed["address"], installed["token"])["members"]}
-    assert len(members) == 3
-    assert not members & former
+    eventually_equal(lambda: images(host), [NEWER] * 3, within=60)
+    current = members(host, installed["address"], installed["token"])
+    assert not current & former
 
     back = upgrade(host, "--image", NOWHERE, "--ready-within", "20")
 
     assert back.code == 1
     assert "the former version serves again: Wait until every replica is ready: not within 20 s" in back.err
     assert "ImagePullBackOff" in back.err
-    assert images(host) == [NEWER] * 3
-    assert {member["id"] for member in swarm(host, installed["address"], installed["token"])["members"]} == members
+    eventually_equal(lambda: images(host), [NEWER] * 3, within=60)
+    assert members(host, installed["address"], installed["token"]) == current
     again = host.dragonfly("install", "--yes", "-o", "json")
     finished(again)
     assert {step for step, state in again.states().items() if state != "unchanged"} == {"self-test"}
