@@ -144,7 +144,7 @@ class Cluster:
 
     def delete(self, names: Iterable[Gone]) -> str:
         """Delete objects and wait until they are gone; return a remark if that can't be told."""
-        return asyncio.run(self._delete([_ref(name) for name in names])) if self.is_known else ""
+        return asyncio.run(self._delete([ref_of_gone(name) for name in names])) if self.is_known else ""
 
     async def _delete(self, refs: list[Ref]) -> str:
         deadline = time.monotonic() + _DELETE_SECONDS
@@ -246,7 +246,8 @@ def pods_trouble(pods: Iterable[Object]) -> str:
     return ""
 
 
-def _ref(gone: Gone) -> Ref:
+def ref_of_gone(gone: Gone) -> Ref:
+    """Return what the API knows an object by, of which only the name is kept."""
     return ref_of(
         {
             "apiVersion": gone.api_version,

@@ -6,12 +6,12 @@ import hashlib
 import http.client
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
 
 from dragonfly.install import k3s
-from dragonfly.install.cluster import Cluster, Say
+from dragonfly.install.cluster import Cluster, Say, ref_of_gone
 from dragonfly.install.detection import SECRET as ETCD_SECRET
 from dragonfly.install.execution import StepFailed
 from dragonfly.install.host import Host, sha256
@@ -47,7 +47,7 @@ from dragonfly.install.steps import (
     names_of,
 )
 from dragonfly.install.upgrade import restored
-from dragonfly.kube.resources import DEPLOYMENT, SECRET, Object, Ref
+from dragonfly.kube.resources import SECRET, Object, Ref
 
 _PAUSE: Final = 0.5
 _ANSWER_SECONDS: Final = 10
@@ -211,12 +211,17 @@ class RealHands:
                 return self._cluster.delete(objects)
         return ""
 
-    def deployment(self) -> Object | None:
-        """The replicas' Deployment (`upgrade.Workload`)."""
-        return self._cluster.get(Ref(DEPLOYMENT, NAMESPACE, NAME))
+    def found(self, names: Iterable[Gone]) -> list[Object]:
+        """As `upgrade.Workload` says.
 
-    def put_back(self, deployment: Object, say: Say) -> None:
-        self._cluster.apply([restored(deployment)], say)
+        Raises:
+            StepFailed: the API server does not answer.
+        """
+        return [obj for name in names if (obj := self._cluster.get(ref_of_gone(name)))]
+
+    def put_back(self, former: Iterable[Object], added: Iterable[Gone], say: Say) -> None:
+        self._cluster.apply([restored(obj) for obj in reversed(list(former))], say)
+        self._cluster.delete(added)
         self._wait(lambda: self._cluster.rollout_problem(NAMESPACE, NAME), _BACK_SECONDS, say)
 
     def etcd_access(self) -> Object:

@@ -18,6 +18,9 @@ HOOKOS_PORT: Final = 7173
 HOOKOS_DIRECTORY: Final = "/var/lib/tinkerbell-hookos"
 """On each host. The chart's own choice is /tmp, where everybody may put a kernel for machines to boot."""
 
+DEAD_NODE_SECONDS: Final = 30
+"""As for the replicas (deploy/k3s/base/deployment.yaml)."""
+
 KUBE_VIP_CLASS: Final = "kube-vip.io/kube-vip-class"
 
 
@@ -45,6 +48,7 @@ def values(options: Options, address: str) -> dict[str, Any]:
                 "smee": {"dhcpEnabled": options.dhcp},
             },
             "init": {"enabled": options.dhcp},
+            "tolerations": [_leaves_after(taint) for taint in ("not-ready", "unreachable")],
             # The chart's limit of half a CPU and 128 MiB is for a handful of machines.
             "resources": {
                 "requests": {"cpu": "100m", "memory": "128Mi"},
@@ -90,6 +94,12 @@ def helm_chart(options: Options, address: str, archive: bytes = b"") -> Object:
 
 def _remote(options: Options) -> dict[str, str]:
     return {"chart": CHART, "version": options.tinkerbell_version}
+
+
+def _leaves_after(taint: str) -> dict[str, Any]:
+    """Return how long Tinkerbell stays on a dead node; if nothing is said, no machine is installed for five minutes."""
+    key = f"node.kubernetes.io/{taint}"
+    return {"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": DEAD_NODE_SECONDS}
 
 
 def _class(address: str) -> str:

@@ -13,7 +13,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -181,6 +181,19 @@ class BareHost:
         found = (path for place in _PLACES for path in (tree / place).rglob("*"))
         return {str(path.relative_to(tree)): _look(path) for path in sorted(found)}
 
+    def state(self) -> dict[str, str]:
+        """Its files, and what the kernel has for it: processes, mounts, networks, rules of the packet filter."""
+        rules = self.run("iptables-save").out.splitlines()
+        return self.files() | {
+            # Chains of the packet filter's own are there from the first look at them on.
+            "rules": _lines(line for line in rules if line.startswith("-A") or " - [" in line),
+            "processes": self.run("ps", "-e", "-o", "args=").out,
+            "mounts": _lines(line.split()[1] for line in self.run("cat", "/proc/mounts").out.splitlines()),
+            "addresses": self.run("ip", "-brief", "address").out,
+            "routes": self.run("ip", "route").out,
+            "networks": self.run("ip", "netns").out,
+        }
+
     def _inside(self, *command: str) -> list[str]:
         return [*self.place.enter, *command]
 
@@ -193,8 +206,15 @@ class BareHost:
         (tree / "run/containerd").symlink_to("/run/k3s/containerd")
         # Where programs that mount and unmount keep notes; the packet filter has its lock once anybody looks at it.
         (tree / "run/mount").mkdir()
+        # Nobody resolves names here, and nobody waits for that.
+        (tree / "etc/resolv.conf").unlink()
+        (tree / "etc/resolv.conf").write_text("nameserver 127.0.0.1\n")
         self.place.run("iptables", "--list")
         self.place.run("ip", "route", "add", "default", "via", "192.0.2.254", "dev", "cluster")
+
+
+def _lines(found: Iterable[str]) -> str:
+    return "\n".join(sorted(found))
 
 
 def _environment() -> dict[str, str]:

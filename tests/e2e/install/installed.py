@@ -31,8 +31,9 @@ def hosts(directory: Path, count: int) -> Iterator[list[BareHost]]:
         ]
 
 
-def swarm(host: BareHost, address: str, token: str) -> Any:
-    done = host.run("curl", "-sf", "-H", f"Authorization: Bearer {token}", f"{address}/api/v1/swarm")
+def asked(host: BareHost, address: str, token: str, path: str) -> Any:
+    """What the swarm answers to the admin on a host."""
+    done = host.run("curl", "-sf", "-H", f"Authorization: Bearer {token}", f"{address}/api/v1/{path}")
     assert done.code == 0, done
     return json.loads(done.out)
 
@@ -43,7 +44,7 @@ def members(host: BareHost, address: str, token: str) -> set[str]:
 
     def has_three() -> bool:
         nonlocal found
-        found = swarm(host, address, token)
+        found = asked(host, address, token, "swarm")
         return len(found["members"]) == 3
 
     eventually("there are three replicas", has_three, within=60)

@@ -2,21 +2,28 @@
 
     python -m tests.e2e.install.lockstep install --yes -o json ...
 
-The moments of a step are `begun`, when the journal knows how to take it back and nothing is touched yet, and `carried
-out`, when all is done and the journal does not know. Those of an uninstallation are `taken back`, of each part of it.
+The moments of a step are `begun`, when the journal knows how to take it back and nothing is touched yet, `told 1`,
+`told 2`, when it said that so much of it is done, and `carried out`, when all is done and the journal does not know.
+Those of an uninstallation are `taken back`, of each part of it.
 Whoever kills it at one knows what had happened: nothing goes on while it waits, and it ends when nobody is there.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from dragonfly.cli.main import run
 from dragonfly.install.hands import RealHands
 from dragonfly.install.journal import Journal
+from dragonfly.install.steps import AwaitNode, AwaitReplicas, SelfTest
+
+_WAITS: Final = (AwaitNode, AwaitReplicas, SelfTest)
+"""What they say is what is still missing."""
+_TOLD: Final = 3
 
 
 def moment(name: str, about: str) -> None:
@@ -35,7 +42,14 @@ def main() -> int:
         moment("begun", step)
 
     def carry(hands: RealHands, action: Any, say: Callable[[str], None]) -> str:
-        proof = carry_out(hands, action, say)
+        numbers = itertools.count(1)
+
+        def tell(text: str) -> None:
+            say(text)
+            if not isinstance(action, _WAITS) and (number := next(numbers)) <= _TOLD:
+                moment(f"told {number}", "")
+
+        proof = carry_out(hands, action, tell)
         moment("carried out", "")
         return proof
 

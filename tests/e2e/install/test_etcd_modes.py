@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.etcd, pytest.mark.slow, pytest.ma
 
 def test_on_an_etcd_of_its_own_a_machine_is_provisioned_and_nothing_is_left(tmp_path: Path) -> None:
     with hosts(tmp_path, 1) as (host,):
-        before = host.files()
+        before = host.state()
 
         installed = finished(host.install(*ALL, "--etcd", "dedicated"))
 
@@ -39,13 +39,13 @@ def test_on_an_etcd_of_its_own_a_machine_is_provisioned_and_nothing_is_left(tmp_
             "remove /var/lib/rancher",
         ]
         assert host.dragonfly("uninstall", "--yes", "--delete-data").code == 0
-        assert host.files() == before
+        assert host.state() == before
 
 
 def test_on_somebody_elses_etcd_a_machine_is_provisioned_with_a_confined_user(tmp_path: Path) -> None:
     with hosts(tmp_path, 2) as (host, other):
         flags = foreign_etcd(other, tmp_path)
-        before = host.files()
+        before = host.state()
 
         installed = finished(host.install(*ALL, "--etcd", "external", *flags))
 
@@ -53,7 +53,7 @@ def test_on_somebody_elses_etcd_a_machine_is_provisioned_with_a_confined_user(tm
         assert provisioned(host, installed, tmp_path).code == 0
         assert control_planes(host).amount() == 0
         assert host.dragonfly("uninstall", "--yes", "--delete-data").code == 0
-        assert host.files() == before
+        assert host.state() == before
 
 
 def foreign_etcd(other: BareHost, directory: Path) -> tuple[str, ...]:

@@ -1,21 +1,25 @@
 """`dragonfly install` from a bare host to a swarm behind a load balancer, and back.
 
-Real: the command line, every file, etcd, kube-apiserver, Tinkerbell, the replicas and what they do. Played by a
-stand-in: k3s itself, systemd, pods and the load balancer (see `standin_k3s`, `workloads`).
+Real: the command line, every file, etcd, Kubernetes and its node, pods, Tinkerbell and its chart, what replicas do.
+Played by a stand-in: systemd, and of k3s what `standin_k3s` and `standin_controllers` say: load balancers above all.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from tests.e2e.install.bare_host import BareHost
-from tests.e2e.install.installed import ALL, FLOATING, finished, members
+from tests.e2e.install.installed import ALL, FLOATING, asked, finished, members
+from tests.e2e.install.provisioned import provisioned
 
-pytestmark = [pytest.mark.cluster, pytest.mark.etcd, pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.cluster, pytest.mark.etcd, pytest.mark.slow, pytest.mark.timeout(900)]
 
 
-def test_a_bare_host_becomes_a_swarm_and_a_bare_host_again(host: BareHost) -> None:
-    before = host.files()
+def test_a_bare_host_becomes_a_swarm_and_a_bare_host_again(host: BareHost, tmp_path: Path) -> None:
+    before = host.state()
 
     first = finished(host.install(*ALL, "--floating-ip", FLOATING))
 
@@ -28,12 +32,28 @@ def test_a_bare_host_becomes_a_swarm_and_a_bare_host_again(host: BareHost) -> No
     assert finished(again)["token"] == ""
     assert {step for step, state in again.states().items() if state != "unchanged"} == {"self-test"}
 
+    assert provisioned(host, first, tmp_path).code == 0
+    machines = known(host, first["address"], first["token"])
     kept = host.dragonfly("uninstall", "--yes", "-o", "json")
     assert kept.code == 0, kept.err
     assert kept.events[-1]["kept"] == ["delete Secret dragonfly", "remove /var/lib/rancher"]
     assert not (host.tree / "etc/rancher").exists()
     back = finished(host.install(*ALL, "--floating-ip", FLOATING))
     assert members(host, back["address"], first["token"]), "the token is the former one"
+    assert known(host, back["address"], first["token"]) == machines, "nothing was installed again"
 
     assert host.dragonfly("uninstall", "--yes", "--delete-data").code == 0
-    assert host.files() == before
+    assert host.state() == before
+
+
+def known(host: BareHost, address: str, token: str) -> dict[str, Any]:
+    """What the swarm and Tinkerbell know of machines and of what was done to them."""
+    provisions = asked(host, address, token, "provisions")["items"]
+    machine = asked(host, address, token, "machines/m-1")
+    assert machine["status"]["phase"] == "Deployed"
+    workflows = host.objects("workflows.tinkerbell.org", "--all-namespaces")["items"]
+    return {
+        "spec": machine["spec"],
+        "provisions": [(one["metadata"]["name"], one["status"]["phase"]) for one in provisions],
+        "workflows": [(one["metadata"]["uid"], one["status"]["state"]) for one in workflows],
+    }

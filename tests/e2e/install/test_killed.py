@@ -32,8 +32,8 @@ def page(host: BareHost) -> dict[str, Any]:
 
 
 def test_killed_at_each_moment_of_each_step_it_becomes_the_same_swarm(host: BareHost) -> None:
-    """kill -9 as each step begins and as it ends, each time going on; then the same while taking everything back."""
-    before = host.files()
+    """kill -9 as each step begins, in it and as it ends, each time going on; then while taking everything back."""
+    before = host.state()
     planned = json.loads(host.install(*ALL, "--dry-run").out)["steps"]
 
     def look(moment: Moment) -> None:
@@ -46,7 +46,8 @@ def test_killed_at_each_moment_of_each_step_it_becomes_the_same_swarm(host: Bare
     wanted = {Moment(step["name"], name) for step in planned for name in MOMENTS}
     # Ready as soon as k3s is, or by the time that a killed installation is said again: then there is nothing to do.
     assert {moment.step for moment in wanted - killed} <= {"node", "replicas"}
+    assert {Moment("manifests", f"told {number}") for number in (1, 2, 3)} <= killed
     done = finished(host.dragonfly("install", "--yes", "-o", "json"))
     assert members(host, done["address"], host.secret("dragonfly", "admin-token"))
     assert len(killed_everywhere(host, "uninstall", "--yes", "--delete-data", "-o", "json")) > 15
-    assert host.files() == before
+    assert host.state() == before

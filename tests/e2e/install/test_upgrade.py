@@ -49,7 +49,8 @@ def test_an_upgrade_rolls_goes_back_and_leaves_alone_what_it_does_not_know(host:
 
     assert back.code == 1
     assert "the former version serves again: Wait until every replica is ready: not within 20 s" in back.err
-    assert "ImagePullBackOff" in back.err
+    assert "ImagePull" in back.err
+    assert NOWHERE in back.err
     eventually_equal(lambda: images(host), [NEWER] * 3, within=60)
     assert members(host, installed["address"], installed["token"]) == current
     again = host.dragonfly("install", "--yes", "-o", "json")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +11,37 @@ import pytest
 from dragonfly.install.cluster import pods_trouble, rollout_problem
 from dragonfly.install.execution import Event, StepFailed, Stopped
 from dragonfly.install.journal import Journal
-from dragonfly.install.steps import Action, ApplyObjects, AwaitReplicas, Plan, Step, Undo
+from dragonfly.install.steps import Action, ApplyObjects, AwaitReplicas, Gone, Plan, Step, Undo, names_of
 from dragonfly.install.upgrade import WentBack, restored, upgrade
 
-FORMER = {"metadata": {"name": "dragonfly", "labels": {"a": "b"}, "uid": "1"}, "spec": {"image": "v1"}, "status": {}}
+Objects = dict[str, Any]
+
+
+def deployment(image: str) -> Objects:
+    metadata = {"name": "dragonfly", "namespace": "dragonfly", "labels": {"a": "b"}}
+    return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": {"image": image}}
+
+
+def role(name: str, verb: str) -> Objects:
+    metadata = {"name": name, "namespace": "dragonfly"}
+    return {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": metadata, "rules": [verb]}
+
+
+FORMER = [role("old", "get"), deployment("v1")]
+NEW = [role("old", "list"), role("new", "get"), deployment("v2")]
 PLAN = Plan(
     (
-        Step("manifests", "Change the Deployment", "changed", "", ApplyObjects(({"image": "v2"},))),
+        Step("manifests", "Change the objects", "changed", "", ApplyObjects(tuple(NEW))),
         Step("replicas", "Wait", "ready", "", AwaitReplicas("dragonfly", "dragonfly", 1)),
     )
 )
 
 
 class Cluster:
-    """Hands and workload of a cluster with one Deployment."""
+    """Hands and workload of a cluster with a few objects."""
 
     def __init__(self) -> None:
-        self.now: Any = FORMER
+        self.now: list[Objects] = FORMER
         self.fails_at: tuple[type, ...] = ()
         self.cannot_go_back = False
 
@@ -41,19 +55,21 @@ class Cluster:
         if isinstance(action, self.fails_at):
             raise StepFailed("2 of 3 replicas are ready")
         if isinstance(action, ApplyObjects):
-            self.now = {"metadata": {}, "spec": {"image": "v2"}}
+            self.now = NEW
         return ""
 
     def take_back(self, undo: Undo) -> str:
         return ""
 
-    def deployment(self) -> Any:
-        return self.now
+    def found(self, names: Iterable[Gone]) -> list[Objects]:
+        return [obj for name in names for obj in self.now if names_of((obj,)) == (name,)]
 
-    def put_back(self, deployment: Any, say: Callable[[str], None]) -> None:
+    def put_back(self, former: Iterable[Objects], added: Iterable[Gone], say: Callable[[str], None]) -> None:
         if self.cannot_go_back:
             raise StepFailed("the former ones don't get ready either")
-        self.now = deployment
+        gone = set(added)
+        there = {names_of((obj,))[0]: obj for obj in (*self.now, *former)}
+        self.now = [obj for name, obj in there.items() if name not in gone]
 
 
 @pytest.fixture
@@ -77,7 +93,7 @@ def upgraded(cluster: Cluster, journal: Journal) -> list[Event]:
 def test_an_upgrade_that_goes_well_leaves_nothing_to_go_back_to(cluster: Cluster, journal: Journal) -> None:
     upgraded(cluster, journal)
 
-    assert cluster.now["spec"] == {"image": "v2"}
+    assert cluster.now == NEW
     assert not journal.former.exists()
 
 
@@ -96,7 +112,7 @@ def test_what_the_former_was_survives_a_crash_in_between(cluster: Cluster, journ
     cluster.cannot_go_back = True
     with pytest.raises(StepFailed):
         upgraded(cluster, journal)
-    assert cluster.now["spec"] == {"image": "v2"}
+    assert cluster.now == NEW
     cluster.cannot_go_back = False
 
     with pytest.raises(WentBack):
@@ -115,12 +131,14 @@ def test_a_step_before_them_is_no_reason_to_go_back(cluster: Cluster, journal: J
 
 
 def test_what_is_put_back_has_no_history() -> None:
-    assert restored(FORMER) == {
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
-        "metadata": {"name": "dragonfly", "namespace": "dragonfly", "labels": {"a": "b"}},
-        "spec": {"image": "v1"},
-    }
+    annotations = {"deployment.kubernetes.io/revision": "7", "dragonfly.io/rolled": "once"}
+    history = {"uid": "1", "resourceVersion": "9", "managedFields": [], "annotations": annotations}
+    seen = deployment("v1") | {"status": {"replicas": 3}}
+    seen["metadata"] |= history
+
+    wanted = deployment("v1")
+    wanted["metadata"] |= {"annotations": {"dragonfly.io/rolled": "once"}}
+    assert restored(seen) == wanted
 
 
 @pytest.mark.parametrize(
