@@ -102,7 +102,7 @@ class ClusterController:
             now=around.now,
             monotonic=around.monotonic,
             on_duty=self._on_duty,
-            knows=lambda machine, name: provision_of(mirror, machine, name) is not None,
+            known=partial(provision_of, mirror),
             ended=self._ended,
             note=around.note,
         )
@@ -436,7 +436,11 @@ class ClusterController:
         if self._shard_named(name) not in self._working:
             return
         held = self._mirror.get(keys.machine(name))
-        if held is not None and (not isinstance(held.object, Machine) or self._shard_of(held.object) is not None):
+        if held is None:
+            is_ours = self.twins.mentions(name)  # of a machine that was deleted, as in a cluster that was put back
+        else:
+            is_ours = not isinstance(held.object, Machine) or self._shard_of(held.object) is not None
+        if is_ours:
             self.queue.add(name, priority)
 
     def _shard_of(self, machine: Machine) -> ShardId | None:

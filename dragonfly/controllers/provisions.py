@@ -110,8 +110,8 @@ class Cluster(NamedTuple):
     monotonic: Callable[[], float]
     on_duty: Callable[[str], float]
     """For how many seconds this replica has had a machine's shard and reached the cluster."""
-    knows: Callable[[str, str], bool]
-    """Whether etcd has a machine's provision of that name."""
+    known: Callable[[str, str], Provision | None]
+    """What etcd has of a machine's provision of that name."""
     ended: Callable[[Provision], None]
     """Told of each result that this replica wrote."""
     note: Callable[[Note], None]
@@ -168,6 +168,7 @@ class ProvisionRun:
         provision, hardware = self._provision, self._cluster.hardware
         # What only the preparation asks for is not computed for each report of a machine that runs.
         is_armed = provision.arming is not None
+        is_prepared = is_armed and not (self._workflow is not None and self._workflow.rendering_error)
         return Seen(
             reachable=self._cluster.twins.reachable,
             last_trouble=self._cluster.troubles.get(self._machine.name, ""),
@@ -180,10 +181,11 @@ class ProvisionRun:
             seen_armed=self._seen_armed(),
             others=() if is_armed else self._others(),
             confirmed=frozenset(self._confirmed),
-            hardware_ready=is_armed or hardware.ready(self._machine, netboot_for=provision.name),
+            past=frozenset() if is_armed else self._past(),
+            hardware_ready=is_prepared or hardware.ready(self._machine, netboot_for=provision.name),
             hardware_known=is_armed or hardware.known(self._machine),
             secret_ready=self._secret_ready,
-            template_ready=is_armed or self._is_template_ready(),
+            template_ready=is_prepared or self._is_template_ready(),
             on_duty=self._cluster.on_duty(self._machine.name),
             vouched=self._is_vouched(),
             lost="" if is_armed else self._lost(),
@@ -203,8 +205,14 @@ class ProvisionRun:
         named = {hardware, *(other.provision for other in self._others())}
         last = self._observed.last_provision
         known = {mine, last.name if last is not None else ""}
-        later = (name for name in named - known if name > mine and not self._cluster.knows(self._machine.name, name))
+        later = (name for name in named - known if name > mine and not self._cluster.known(self._machine.name, name))
         return max(later, default="")
+
+    def _past(self) -> frozenset[str]:
+        """The uids of the other Workflows whose provision has its result."""
+        ours = (other for other in self._others() if other.machine and other.provision)
+        records = ((other.uid, self._cluster.known(other.machine, other.provision)) for other in ours)
+        return frozenset(uid for uid, found in records if found is not None and found.ended)
 
     def _others(self) -> tuple[WorkflowView, ...]:
         found = self._cluster.twins.workflows_of(self._machine.name, self._machine.agent_id)
@@ -256,7 +264,7 @@ class ProvisionRun:
             case Arm(workflow):
                 await self._arm(workflow)
             case HaltWorkflow(workflow):
-                await self._halt(workflow)
+                await (self._halt if workflow.name == self._name else self._halt_other)(workflow)
             case Record(changes):
                 await self._record(changes)
             case Stop(phase, error):
@@ -333,6 +341,17 @@ class ProvisionRun:
     async def _halt(self, workflow: WorkflowView) -> None:
         if await self._patch(workflow, halting(workflow), subresource="status"):
             self._tell("provision.halted")
+
+    async def _halt_other(self, other: WorkflowView) -> None:
+        """Take a Workflow of an earlier provision from its agent; if it is another by now, look at it."""
+        ref = Ref(WORKFLOW, self._cluster.namespace, other.name)
+        try:
+            obj = await self._fence.patch(ref, halting(other), given=_as_seen(other), subresource="status")
+        except (Conflict, NotFound):
+            await self._ask_about(other)
+            return
+        self._cluster.twins.workflows.observe(obj)
+        _log.warning("workflow.of_the_past", machine=self._machine.name, workflow=other.name, state=other.state)
 
     async def _patch(
         self,

@@ -74,6 +74,8 @@ class Seen(NamedTuple):
     """Other Workflows for the same machine or agent; like all that only the preparation asks for, told until arming."""
     confirmed: frozenset[str]
     """uids of those of `others` that are the API server's answer in this very run."""
+    past: frozenset[str]
+    """uids of those of `others` whose provision has its result: a cluster that was put back may have them running."""
     hardware_ready: bool
     hardware_known: bool
     """Dragonfly has made a Hardware object for the machine, be it as it should be or not."""
@@ -300,7 +302,7 @@ def _prepare(seen: Seen, limits: Limits) -> Step:
     if workflow is not None and workflow.terminal:
         return RecordArming(workflow)  # it has run, and etcd has forgotten: nothing may boot for it any more
     for other in seen.others:
-        if step := _clear(other, confirmed=other.uid in seen.confirmed):
+        if step := _clear(other, confirmed=other.uid in seen.confirmed, is_past=other.uid in seen.past):
             return step
     if not seen.template_ready:
         return EnsureTemplate()
@@ -322,7 +324,7 @@ def _prepare(seen: Seen, limits: Limits) -> Step:
     return RecordArming(workflow)
 
 
-def _clear(other: WorkflowView, *, confirmed: bool) -> Step | None:
+def _clear(other: WorkflowView, *, confirmed: bool, is_past: bool) -> Step | None:
     """A finished Workflow of the same agent hides the next one from tink-server 0.25, so it goes; its result stays."""
     if other.provision and other.halted and other.under_way:
         # tink-agent repeats a report for ever if it finds no Workflow; without an agent this one hides no other.
@@ -331,6 +333,8 @@ def _clear(other: WorkflowView, *, confirmed: bool) -> Step | None:
         return RemoveWorkflow(other)
     if other.staged:
         return None
+    if is_past:
+        return RemoveWorkflow(other) if removable(other) else HaltWorkflow(other)
     if not confirmed:
         return AskAbout(other)
     message = (
@@ -370,6 +374,10 @@ def _wrong_machine(seen: Seen, agent: str) -> Stop:
 
 
 def _unrendered(seen: Seen, workflow: WorkflowView, armed_at: datetime, limits: Limits) -> Step:
+    if not seen.template_ready:
+        return EnsureTemplate()  # the cluster was put back to before it was made
+    if not seen.hardware_ready:
+        return EnsureHardware()
     # Tinkerbell's words for what its cache does not show (processWorkflow); it tries again by itself.
     passing = workflow.rendering_error.startswith(("template not found", "hardware not found"))
     left = limits.missing - (seen.now - armed_at).total_seconds()

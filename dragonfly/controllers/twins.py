@@ -26,6 +26,12 @@ _PROBE = 2.0
 _LOST = Backoff(first=_PROBE, most=10.0)
 """The same once it counts as unreachable."""
 
+_BEAT = 0.5
+"""Seconds between two signs that this process itself runs."""
+
+_LATE = 1.0
+"""Seconds without one, beyond that, after which it counts as having been stopped. A cluster is put back in no less."""
+
 _AWAY = 6.0
 """Seconds without an answer, or with a watch that keeps failing, after which the cluster counts as unreachable. With
 the moments until somebody looks and tells, and an alert's, that stays within the 10 s of P6."""
@@ -42,6 +48,7 @@ class Copy(Protocol):
     @property
     def resource(self) -> Resource: ...
     def observe(self, obj: Object) -> None: ...
+    def doubt(self) -> None: ...
     async def run(self) -> None: ...
 
 
@@ -76,6 +83,7 @@ class Twins:
         self._by_machine: dict[str, set[str]] = {}
         self._jobs: dict[str, set[str]] = {}
         self._armed: set[str] = set()
+        self._beating: asyncio.TimerHandle | None = None
         ours = f"{MANAGED_BY}={MANAGER}"
         slim = without_managed_fields
         reflector = partial(Reflector, kube, namespace=namespace, slim=slim, clock=clock, random=random)
@@ -119,10 +127,26 @@ class Twins:
 
         Whatever ends one part ends all: a copy that nobody keeps current any more would be believed.
         """
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._probe(), name="probe")
+        self._beat(self._clock())
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._probe(), name="probe")
+                for copy in self.copies:
+                    group.create_task(copy.run(), name=f"reflector {copy.resource.plural}")
+        finally:
+            if self._beating is not None:
+                self._beating.cancel()
+
+    def _beat(self, before: float) -> None:
+        """Find out whether this process was stopped: what came meanwhile is taken in only now, as if it were new.
+
+        A callback, not a task: it runs before whoever is woken by what has come.
+        """
+        now = self._clock()
+        if now - before > _BEAT + _LATE:
             for copy in self.copies:
-                group.create_task(copy.run(), name=f"reflector {copy.resource.plural}")
+                copy.doubt()
+        self._beating = asyncio.get_running_loop().call_later(_BEAT, self._beat, now)
 
     async def _probe(self) -> None:
         lost = _LOST
@@ -168,6 +192,10 @@ class Twins:
     def mentioned(self) -> Iterable[str]:
         """The machines and agents of all Workflows."""
         return tuple(self._by_machine)
+
+    def mentions(self, machine: str) -> bool:
+        """Whether a Workflow is labelled with the machine, or is its agent's."""
+        return machine in self._by_machine
 
     def knows(self, machine: str) -> bool:
         """Whether anything of Tinkerbell's is named after the machine, or labelled with it."""

@@ -8,7 +8,8 @@ A cluster that was put back from a backup has another history. A watch that goes
 nothing of what is another way now, and may say nothing at all for as long as the new one is the shorter (kube-apiserver
 1.36). It shows in an event, a bookmark or a list of before what was seen, or a listed object of before what is stored;
 then everything is replaced. But the new history may have become the longer one unseen. So a watch is gone on from only
-if the API server was not away for long enough to be put back; else the list is taken anew.
+if the API server was not away for long enough to be put back, nor this process stopped for as long, which then takes
+the end of a watch for news (`doubt`); else the list is taken anew.
 
 resourceVersions are compared as integers; where one is not a number, what arrives last wins.
 """
@@ -98,6 +99,8 @@ class Reflector:
         self._backoff = Backoff(most=_LONGEST_PAUSE)
         self._must_list = True
         self._is_other_history = False
+        self._ahead: set[str] = set()
+        """What `observe` has put in since the last list was asked for, which that list need not have."""
         self._alive_at = float("-inf")
         """When, by the clock, the API server was last there, as far as this copy's own list and watch can tell."""
         self._task: asyncio.Task[None] | None = None
@@ -129,7 +132,7 @@ class Reflector:
             began = self._clock()
             before = self.resource_version
             try:
-                if self._must_list or self._clock() - self._alive_at > _BLINK:
+                while self._must_list or self._clock() - self._alive_at > _BLINK:
                     await self._list()
                 await self._follow()
             except _HistoryRestarted:
@@ -151,7 +154,12 @@ class Reflector:
         """
         is_of_type = self.resource.api_version == obj.get("apiVersion") and self.resource.kind == obj.get("kind")
         if is_of_type and not self._has_ended(obj):
+            self._ahead.add(self._key(obj))
             self._put(obj)
+
+    def doubt(self) -> None:
+        """Go on from no watch that has ended by now: when it did, and what has been since, nobody saw."""
+        self._must_list = True
 
     def _has_ended(self, obj: Object) -> bool:
         """Whether the watch has overtaken the answer and told the object's end, which it will not tell again."""
@@ -160,7 +168,13 @@ class Reflector:
         return is_passed and (stored is None or _uid(stored) != _uid(obj))
 
     async def _list(self) -> None:
-        listing = await self._kube.list(self.resource, self._namespace, label_selector=self._label_selector)
+        self._ahead.clear()
+        self._must_list = False  # a doubt that comes up from here on asks again
+        try:
+            listing = await self._kube.list(self.resource, self._namespace, label_selector=self._label_selector)
+        except BaseException:
+            self._must_list = True
+            raise
         is_other_history = self._is_other_history or self._is_of_another_history(listing)
         if is_other_history:
             self._log.warning(
@@ -169,12 +183,12 @@ class Reflector:
         # What `observe` put in after the list was taken is not in the list, and not gone.
         listed = {self._key(item) for item in listing.items}
         for name in [name for name in self.store if name not in listed]:
-            if is_other_history or not is_older(listing.resource_version, _version(self.store[name])):
+            if is_other_history or not self._is_ahead(name, listing):
                 self._remove(name)
         for item in listing.items:
             self._put(item, is_other_history=is_other_history)
         self.resource_version = listing.resource_version
-        self._must_list = self._is_other_history = False
+        self._is_other_history = False
         # Of a watch that keeps failing the list is no end of trouble.
         self.fresh_at = self._alive_at = self._clock()
         self.synced.set()
@@ -185,9 +199,17 @@ class Reflector:
             return True
         stored = ((item, self.store.get(self._key(item))) for item in listing.items)
         return any(
-            old is not None and _is_outdated(item, old) and not is_older(listing.resource_version, _version(old))
+            old is not None and _is_outdated(item, old) and not self._is_ahead(self._key(old), listing)
             for item, old in stored
         )
+
+    def _is_ahead(self, name: str, listing: Listing) -> bool:
+        """Whether the list may have been taken before the answer to a write that was observed.
+
+        An answer that was there before the list was asked for is in it, for the list is of a quorum: whatever lacks it
+        is of another history, though the watch, which may have been dead for long, never told of that write.
+        """
+        return name in self._ahead and is_older(listing.resource_version, _version(self.store[name]))
 
     async def _follow(self) -> None:
         """Take in changes until the server ends the stream."""

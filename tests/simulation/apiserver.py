@@ -6,7 +6,7 @@ Objects are never changed in place, so they are handed out as they are.
 """
 
 from bisect import bisect_right
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -59,6 +59,15 @@ class _Event(NamedTuple):
     before: Object | None
 
 
+class _Kept(NamedTuple):
+    """What became of one object, as a backup of that moment has it."""
+
+    version: int
+    key: Ref
+    object: Object | None
+    owners: dict[str, set[Path]]
+
+
 class ApiServer:
     """The objects of one cluster, and their history."""
 
@@ -71,6 +80,7 @@ class ApiServer:
         self._objects: dict[Ref, Object] = {}
         self._owners: dict[Ref, dict[str, set[Path]]] = {}
         self._events: list[_Event] = []
+        self._kept: list[_Kept] = []
         self._oldest = 0
         self._uids = 0
         self._observers: list[Callable[[Write], None]] = []
@@ -95,6 +105,9 @@ class ApiServer:
 
     def all(self, resource: Resource) -> list[Object]:
         return [obj for key, obj in self._objects.items() if key[0] == resource]
+
+    def objects(self) -> dict[Ref, Object]:
+        return dict(self._objects)
 
     # Writes.
 
@@ -153,12 +166,11 @@ class ApiServer:
             after = _patched(before, _without_preconditions(rest))
         if _same(after, before):
             return before
-        changed = set(_leaves({name: value for name, value in body.items() if name != "status"}))
-        owners = self._owners.setdefault(ref, {})
         if not subresource:
-            for paths in owners.values():
-                paths.difference_update(changed)
-            owners.setdefault(f"{manager}/Update", set()).update(changed)
+            changed = set(_leaves({name: value for name, value in body.items() if name != "status"}))
+            owners = {name: paths - changed for name, paths in self._owners.get(ref, {}).items()}
+            mine = f"{manager}/Update"
+            self._owners[ref] = owners | {mine: owners.get(mine, set()) | changed}
         return self._store("status" if subresource else "patch", by, ref, before, after)
 
     def delete(self, ref: Ref, *, uid: str = "", resource_version: str = "", by: str) -> None:
@@ -177,6 +189,31 @@ class ApiServer:
         """Make every resourceVersion before the present one too old to watch from."""
         self._oldest = self.version
         self._events.clear()
+
+    @property
+    def moments(self) -> Sequence[int]:
+        """The resourceVersions at which something changed, oldest first: of each there may be a backup."""
+        return [kept.version for kept in self._kept]
+
+    def restore(self, version: int, *, bump: int = 0) -> None:
+        """Put everything back to what it was at `version`, as an API server that is started on etcd's backup has it.
+
+        Objects have the uids and resourceVersions of then, and new ones count on from there: nothing tells them from
+        those of the former history. Its watch cache begins here, so what is older is too old to watch from; from a
+        resourceVersion that is not reached again yet a watch waits in silence. Nobody is told what is another way.
+
+        Args:
+            bump: how much etcd's revision is raised, as Kubernetes advises (etcdutl's `--bump-revision`).
+        """
+        del self._kept[bisect_right(self._kept, version, key=lambda kept: kept.version) :]
+        self._objects, self._owners = {}, {}
+        for kept in self._kept:
+            self._objects.pop(kept.key, None)
+            self._owners.pop(kept.key, None)
+            if kept.object is not None:
+                self._objects[kept.key], self._owners[kept.key] = kept.object, kept.owners
+        self.version = version + bump
+        self.forget_history()
 
     def events_after(self, resource: Resource, namespace: str, version: int, label_selector: str) -> list[WatchEvent]:
         """Raises Gone: `version` is too old."""
@@ -233,6 +270,7 @@ class ApiServer:
         event_type: EventType = "DELETED" if after is None else "MODIFIED" if before else "ADDED"
         event = _Event(self.version, event_type, key, told, before)
         self._events.append(event)
+        self._kept.append(_Kept(self.version, key, after, self._owners.get(key, {})))
         for observer in self._observers:
             observer(Write(verb, by, key, before, after))
         for watcher in tuple(self._watchers.get(key.resource, ())):

@@ -4,7 +4,7 @@ The checker sees every transaction, every Kubernetes write, every request when i
 agent was handed. It believes no replica: who owns a shard is what the claim in etcd says at that instant.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from dragonfly.kube.resources import BMC_JOB, BMC_MACHINE, BMC_TASK, HARDWARE, TEMPLATE, WORKFLOW, Object, Ref, ref_of
@@ -42,6 +42,8 @@ class Excuses(NamedTuple):
     """Workflows and Jobs that somebody deleted by hand, or a replica that took itself for their owner."""
     clock_jumped: list[float]
     broken_bmcs: set[str]
+    rewound: set[str]
+    """Workflows, Jobs and other objects that a restored backup had in another state, or not at all."""
 
 
 class Checker:
@@ -55,7 +57,7 @@ class Checker:
         self.is_off = False
         """What happens while a finished world is taken down proves nothing."""
         self.fates: dict[str, Fate] = {}
-        self.excuses = Excuses(set(), set(), [], set())
+        self.excuses = Excuses(set(), set(), [], set(), set())
         self.accepted: set[str] = set()
         """Provisions that the API answered with 2xx."""
         self.provisions: dict[str, Provision] = {}
@@ -178,11 +180,12 @@ class Checker:
         machine = provision.spec.machine
         agent = self.machines[machine].agent_id
         fate, reason = self.fates.get(agent, Fate()), status.error.reason
-        late = bool(self.excuses.clock_jumped)
+        late, workflow = bool(self.excuses.clock_jumped), workflow_name(provision.name)
         allowed = {
             "Cancelled": status.cancel is not None,
             "MachineLocked": machine in self.excuses.locked,
-            "WorkflowGone": workflow_name(provision.name) in self.excuses.deleted_by_hand,
+            "WorkflowGone": workflow in self.excuses.deleted_by_hand | self.excuses.rewound,
+            "WorkflowRewound": workflow in self.excuses.rewound,
             "ActionFailed": bool(fate.fails_at),
             "TemplateRenderingFailed": fate.cannot_render,
             "MachineSilent": fate.is_silent or late,
@@ -297,6 +300,36 @@ class Checker:
         if known.arming is None or known.arming.uid != uid:
             self.broken("P1", f"{provision} was armed without a record of that: {known.arming}")
 
+    # The cluster as a whole.
+
+    def claimed_by(self, epoch: int) -> Process | None:
+        return self._claimed_by.get(epoch)
+
+    def is_told(self) -> bool:
+        """Whether etcd knows of every machine that has begun that its Workflow was armed.
+
+        A cluster that is put back to before that, in the moment before anybody wrote it down, shows nothing of it.
+        """
+        running = [self.provisions[name] for name in self._served]
+        return all(found.ended or (found.arming is not None and found.arming.armed) for found in running)
+
+    def restored(self, before: Mapping[Ref, Object], after: Mapping[Ref, Object]) -> None:
+        """The cluster has come back from a backup."""
+        changed = {ref for ref in before.keys() | after.keys() if before.get(ref) is not after.get(ref)}
+        self.excuses.rewound.update(ref.name for ref in changed)
+        self._left_behind.update(ref for ref in changed & after.keys() if self._is_past_looking(ref))
+        for name in [name for name in self._armed if name not in self._served]:
+            # What no machine was given and nobody has written down yet is armed for the first time.
+            known, found = self.provisions[name], _named(after, workflow_name(name))
+            is_noted = known.ended or (known.arming is not None and known.arming.armed)
+            if not is_noted and found is not None and found["spec"]["disabled"]:
+                del self._armed[name]
+
+    def _is_past_looking(self, ref: Ref) -> bool:
+        """Whether it is of a machine that was deleted: nobody could tell it from what is another swarm's."""
+        is_twin = ref.resource in {HARDWARE, BMC_MACHINE}
+        return is_twin and (ref in self._looked_for or self._etcd.item(keys.machine(ref.name)) is None)
+
     # Machines.
 
     def served(self, served: Served) -> None:
@@ -312,6 +345,8 @@ class Checker:
             self.broken("P1", f"{provision.name} runs, and its arming was not recorded")
         if provision.ended:
             self.broken("P1", f"{provision.name} runs on after it ended as {provision.status.phase}")
+        if any(action.name == served.action and action.state == "Succeeded" for action in provision.status.actions):
+            self.broken("P1", f"{provision.name} begins {served.action} again, which had succeeded")
 
     def ran(self, ran: Ran) -> None:
         self._history.note(ran.at, "rufio", "runs", ran.task)
@@ -411,6 +446,10 @@ class Checker:
             return str(what["metadata"]["labels"][MACHINE])
         provision = next((p for p in self.provisions.values() if workflow_name(p.name) == ref.name), None)
         return provision.spec.machine if provision else ""
+
+
+def _named(objects: Mapping[Ref, Object], workflow: str) -> Object | None:
+    return next((obj for ref, obj in objects.items() if ref.resource == WORKFLOW and ref.name == workflow), None)
 
 
 def _is_over(status: Object) -> bool:

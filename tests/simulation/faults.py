@@ -26,6 +26,7 @@ TIMED = (
     "tinkerbell away",
     "delete job",
     "overtaken",
+    "restore kube",
 )
 """Faults that begin at a time of their own."""
 
@@ -93,6 +94,14 @@ PROFILES = (
         5,
         Wishes(edits=0.6, repeats=0.6),
         has_policy=True,
+    ),
+    Profile(
+        "restored",
+        Chances(slow=0.01, killed=0.005, paused=0.01),
+        ("restore kube", "restore kube", "restore kube", "kill", "pause", "cut kube", "stall kube", "tinkerbell away"),
+        5,
+        Wishes(cancels=0.2, locks=0.1, repeats=0.6),
+        powered=0.5,
     ),
 )
 

@@ -51,6 +51,7 @@ class Stream:
         self._items: deque[WatchEvent | KubeError | None] = deque()
         self._waiter: Any = None
         self._at = 0.0
+        self._from = 0
         self._is_over = False
         self._stop: Callable[[], None] = lambda: None
 
@@ -60,6 +61,7 @@ class Stream:
         Raises:
             Gone: `version` is too old.
         """
+        self._from = version
         for event in self._streams.server.events_after(*self._selection[:2], version, self._selection[2]):
             self._send(event)
         self._stop = self._streams.server.watch(self._selection[0], self._happened)
@@ -95,6 +97,8 @@ class Stream:
         if self._streams.wire.is_cut(self.process, "kube"):
             self.stall()
             return
+        if event.version <= self._from:
+            return  # of another history, which has not come as far again as the watch began
         told = self._streams.server.told(event, *self._selection)
         if told is not None:
             self._send(told)

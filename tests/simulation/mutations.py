@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import msgspec
 import pytest
 
-from dragonfly.controllers import fence, power_steps, provisions, steps
+from dragonfly.controllers import fence, leftovers, power_steps, provisions, steps
 from dragonfly.controllers.cluster import ClusterController
 from dragonfly.controllers.fence import Fence
 from dragonfly.controllers.hardware import HardwareLoop
@@ -19,6 +19,9 @@ from dragonfly.intent import plan as plans
 from dragonfly.intent import provisions as intents
 from dragonfly.intent.idempotency import answered
 from dragonfly.intent.plan import Done, Plan
+from dragonfly.kube import reflector
+from dragonfly.kube.reflector import Reflector
+from dragonfly.kube.resources import is_older
 from dragonfly.model.machine import InstalledOs
 from dragonfly.model.power import JobArming
 from dragonfly.model.provision import Arming, CancelRequest, Problem, Provision
@@ -75,6 +78,18 @@ OVERTAKEN = Profile(
     has_policy=True,
     most_machines=3,
 )
+RESTORED = Profile(
+    "restored",
+    Chances(slow=0.02),
+    ("restore kube", "restore kube", "kill"),
+    6,
+    Wishes(cancels=0.2, locks=0.0, repeats=1.0, deletes=0.0),
+    odd=0.0,
+)
+STALE = RESTORED._replace(
+    name="stale", timed=("restore kube", "stall kube", "stall kube"), wishes=Wishes(cancels=0.5, edits=1.0, repeats=1.0)
+)
+SWITCHED = RESTORED._replace(name="switched", wishes=Wishes(locks=0.0, powers=1.0), powered=1.0)
 WATCHES = Profile("watches", Chances(), ("break watches", "compact etcd"), 4)
 
 
@@ -422,6 +437,43 @@ def _begin_nothing(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(ClusterController, "_machine_changed", lambda self, update: None)
 
 
+def _see_nothing_rewound(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(steps, "is_rewound", lambda provision, workflow, *, seen_armed: False)
+
+
+def _see_no_job_rewound(patch: pytest.MonkeyPatch) -> None:
+    def rewound(seen: PowerSeen) -> PowerStep:
+        return RecordJobArming(seen.job) if seen.asked and seen.job else AskForJob()
+
+    patch.setattr(power_steps, "_rewound", rewound)
+
+
+def _stop_nothing_of_the_past(patch: pytest.MonkeyPatch) -> None:
+    fate_of = leftovers.fate_of
+    patch.setattr(
+        leftovers,
+        "fate_of",
+        lambda workflow, **known: fate_of(workflow, **known) if workflow.staged else leftovers.Fate.STAY,
+    )
+
+
+def _go_on_in_another_history(patch: pytest.MonkeyPatch) -> None:
+    """A watch is taken up again however long the API server was away, and what it lacks is not seen."""
+    patch.setattr(reflector, "_BLINK", float("inf"))
+
+
+def _take_what_was_observed_for_newer(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(
+        Reflector,
+        "_is_ahead",
+        lambda self, name, listing: is_older(listing.resource_version, self.store[name]["metadata"]["resourceVersion"]),
+    )
+
+
+def _past_is_in_the_way(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(ProvisionRun, "_past", lambda self: frozenset())
+
+
 MUTATIONS = (
     Mutation("a commit does not compare the claim", ("P4",), STOPPED, _commit_without_claim),
     Mutation("a commit does not compare the object", ("P1", "P3", "P5"), STOPPED, _commit_whatever_is_there),
@@ -451,6 +503,12 @@ MUTATIONS = (
     Mutation("a served Workflow is removed", ("P7",), REPEATS, _remove_what_is_served),
     Mutation("a result can be changed", ("P1",), REPEATS, _result_is_no_latch),
     Mutation("whatever came out counts as installed", ("P2",), REPEATS, _installed_whatever_came_out),
+    Mutation("what was armed before a restore is armed again", ("P1",), RESTORED, _see_nothing_rewound),
+    Mutation("a Job that was armed before a restore is armed again", ("P1",), SWITCHED, _see_no_job_rewound),
+    Mutation("what has ended runs again after a restore", ("P1", "P2"), RESTORED, _stop_nothing_of_the_past),
+    Mutation("a watch goes on in another history", ("P1", "P2", "P5", "P7"), RESTORED, _go_on_in_another_history),
+    Mutation("an answer of another history counts", ("P1", "P2", "P5", "P7"), STALE, _take_what_was_observed_for_newer),
+    Mutation("what has ended is in the way after a restore", ("P7",), RESTORED, _past_is_in_the_way),
     Mutation("netboot is not closed", ("P2",), CALM, _leave_netboot_open),
     Mutation("a machine is deleted by what the copies show", ("P2",), GONE, _believe_the_copies),
     Mutation("a shard is released in the middle of work", ("P10", "P4"), HANDED, _release_at_once),

@@ -22,6 +22,8 @@ class PowerExcuses(NamedTuple):
     """Objects."""
     clock_jumped: list[float]
     broken_bmcs: set[str]
+    rewound: set[str]
+    """Objects that a restored backup had in another state, or not at all."""
 
 
 class PowerChecker:
@@ -107,11 +109,13 @@ class PowerChecker:
     def _check_reason(self, result: PowerResult) -> None:
         """P7: what fails a power action is in the world, never in the swarm."""
         request, excuses = self._requests[result.name], self._excuses
+        job = job_name(request.name)
         late, is_locked = bool(excuses.clock_jumped), request.machine in excuses.locked
         allowed = {
             "Failed": request.machine in excuses.broken_bmcs,
             # Withdrawn because of the lock, perhaps, and the answer lost.
-            "JobGone": job_name(request.name) in excuses.deleted_by_hand or is_locked or late,
+            "JobGone": job in excuses.deleted_by_hand | excuses.rewound or is_locked or late,
+            "JobRewound": job in excuses.rewound,
             "MachineLocked": is_locked,
             "Withdrawn": is_locked or late,
             "NotPrepared": late,

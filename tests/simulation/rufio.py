@@ -47,6 +47,18 @@ class Rufio:
         for obj in self._server.all(BMC_JOB):
             self._look_later(obj["metadata"]["name"])
 
+    def pick_up(self) -> None:
+        """After the cluster was put back: a Task that had begun and is not over is looked after, not begun again."""
+        for task in self._server.all(BMC_TASK):
+            job = task["metadata"]["labels"][TASKS_OF]
+            machine = self._machine_of(job)
+            if machine and not _end_of(task):
+                self._loop.call_later(self._random.random(), self._finish, job, task["metadata"]["name"], machine)
+
+    def _machine_of(self, job: str) -> str:
+        found = self._find(BMC_JOB, job)
+        return str(found["spec"]["machineRef"]["name"]) if found else ""
+
     def _seen(self, write: Write) -> None:
         resource, _, name = write.key
         if write.after is None:
@@ -108,7 +120,8 @@ class Rufio:
         if self._tinkerbell.is_down:
             self._loop.call_later(1.0, self._finish, job, task, machine)
             return
-        if self._find(BMC_TASK, task) is None:
+        found = self._find(BMC_TASK, task)
+        if found is None or _end_of(found):
             return
         failed = machine in self.broken
         self._end(BMC_TASK, task, "Failed" if failed else "Completed", "the BMC said no" if failed else "")

@@ -186,7 +186,10 @@ class Tinkerbell:
         if self.is_down:
             self._loop.call_later(1.0, self._report, served, state)
             return
-        task = workflow["status"]["tasks"][0]
+        tasks = workflow.get("status", {}).get("tasks")
+        if not tasks:
+            return  # the cluster was put back to before it was rendered
+        task = tasks[0]
         if state == "RUNNING" and _state_of(task, served.action) not in {"PENDING", "RUNNING"}:
             return
         actions = [{**act, "state": state} if act["name"] == served.action else act for act in task["actions"]]

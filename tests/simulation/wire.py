@@ -67,6 +67,8 @@ class Wire:
         self.is_calm = False
         self.cut: set[tuple[str, Server]] = set()
         self.slow_servers: set[Server] = set()
+        self.down: set[Server] = set()
+        """Servers that are not running."""
         self.tried: dict[str, int] = {}
         self.on_victim: Callable[[Process, Fault], None] = lambda _process, _fault: None
         """Called when a fault kills or pauses the sender."""
@@ -164,6 +166,9 @@ class Wire:
         if fault == "refused":
             reply(now, None, lost(Lost("connection refused", maybe_done=False)))
             return
+        if server in self.down:
+            reply(now + self.latency(), None, lost(Lost("connection refused", maybe_done=False)))
+            return
         if self.is_cut(process, server):
             given_up = deadline if random.random() < 0.5 else min(now + 0.5, deadline)
             reply(max(given_up, now), None, lost(Lost("no route", maybe_done=random.random() < 0.5)))
@@ -200,6 +205,9 @@ class _Arrival(msgspec.Struct, eq=False):
 
     def __call__(self) -> None:
         wire, now = self.wire, self.wire._loop.time()
+        if self.server in wire.down:
+            self.reply(now + wire.latency(), None, self.lost(Lost("connection reset", maybe_done=True)))
+            return
         try:
             value, error = self.execute(), None
         except Exception as raised:

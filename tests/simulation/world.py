@@ -17,6 +17,7 @@ from dragonfly.model.values import Metadata, utc
 from dragonfly.store import keys
 from dragonfly.store.values import Put
 from tests.simulation.apiserver import ApiServer
+from tests.simulation.backup import Restores
 from tests.simulation.checker import PERSON, Checker
 from tests.simulation.etcd import TTL, EtcdServer, record
 from tests.simulation.faults import Fault, Profile, drawn_faults, drawn_profile
@@ -87,6 +88,7 @@ class World:
         self.tinkerbell = Tinkerbell(self.loop, self.kube, random, NAMESPACE)
         self.rufio = Rufio(self.loop, self.kube, random, self.tinkerbell, NAMESPACE)
         self.replicas: dict[str, Replica] = {}
+        self.restores = Restores(self)
         self.processes: list[Process] = []
         count = random.randint(2, self.profile.most_replicas)
         self.skews = {f"r{number}": random.uniform(-1, 1) for number in range(count)}
@@ -171,6 +173,8 @@ class World:
     def _not_converged(self) -> str:
         if any(self.etcd.revision != replica.mirror.revision for replica in self.replicas.values()):
             return "P9: a mirror is behind"
+        if self.restores.is_under_way:
+            return "P5: Tinkerbell waits for the cluster that came back"
         far = {name for name, site in self.sites.items() if site != NEAR}
         if words := self.checker.held_by(far):
             return words
@@ -188,8 +192,7 @@ class World:
         self.etcd.lag = [0.0] * len(self.etcd.lag)
         if not self.etcd.has_quorum:
             self.etcd.regain_quorum()
-        if self.tinkerbell.is_down:
-            self.tinkerbell.start_again()
+        self._start_tinkerbell()
         for name in self.skews:
             replica = self.replicas.get(name)
             if replica is None:
@@ -279,6 +282,7 @@ class World:
             "delete workflow": lambda: self._delete_by_hand(WORKFLOW, fault.size),
             "delete job": lambda: self._delete_by_hand(BMC_JOB, fault.size),
             "overtaken": lambda: self._delude(name, TTL + seconds),
+            "restore kube": lambda: self.restores.begin(fault.size),
             "tinkerbell away": lambda: self._take_tinkerbell_away(seconds),
         }
         begin[fault.kind]()
@@ -301,7 +305,11 @@ class World:
 
     def _take_tinkerbell_away(self, seconds: float) -> None:
         self.tinkerbell.is_down = True
-        self._later(seconds, self.tinkerbell.start_again)
+        self._later(seconds, self._start_tinkerbell)
+
+    def _start_tinkerbell(self) -> None:
+        if self.tinkerbell.is_down and not self.restores.is_under_way:
+            self.tinkerbell.start_again()
 
     def _later(self, seconds: float, action: Callable[[], None]) -> None:
         """Mend something, unless the quiet time has mended everything."""
@@ -344,7 +352,7 @@ class World:
 
     def _delete_by_hand(self, resource: Resource, size: float) -> None:
         names = [obj["metadata"]["name"] for obj in self.kube.all(resource)]
-        if not names:
+        if not names or "kube" in self.wire.down:
             return
         name = names[int(size * 991) % len(names)]
         self.checker.excuses.deleted_by_hand.add(name)

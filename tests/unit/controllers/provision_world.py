@@ -286,6 +286,7 @@ class World:
             seen_armed=False,
             others=(),
             confirmed=frozenset(),
+            past=frozenset(),
             hardware_ready=replica.hardware,
             hardware_known=True,
             secret_ready=True,

@@ -78,6 +78,7 @@ def seen(of: Provision, **changes: Any) -> Seen:
         "seen_armed": False,
         "others": (),
         "confirmed": frozenset(),
+        "past": frozenset(),
         "hardware_ready": True,
         "hardware_known": True,
         "secret_ready": True,

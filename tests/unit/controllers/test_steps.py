@@ -199,6 +199,15 @@ class TestPrepare:
         assert step(provision(), others=(other,)) == AskAbout(other)
         assert reason(step(provision(), others=(other,), confirmed=frozenset({"u-0"}))) == "MachineBusy"
 
+    def test_one_of_a_provision_that_has_ended_is_stopped_as_after_a_restore(self) -> None:
+        served, armed = running(name="df-p-0", uid="u-0", provision="p-0"), workflow(name="df-p-0", uid="u-0")
+        past = frozenset({"u-0"})
+
+        assert step(provision(), others=(served,), past=past) == HaltWorkflow(served)
+        assert step(provision(), others=(armed._replace(provision="p-0"),), past=past) == RemoveWorkflow(
+            armed._replace(provision="p-0")
+        )
+
 
 class TestArm:
     def test_the_recorded_one_is_armed(self) -> None:

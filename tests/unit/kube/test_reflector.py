@@ -1,7 +1,7 @@
 """What a reflector makes of lists and watches, against a cluster that says what the test tells it to."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from random import Random
 from typing import Any
@@ -44,6 +44,8 @@ class ScriptedKube:
     def __init__(self, *script: Step) -> None:
         self._script = list(script)
         self.asked: list[str] = []
+        self.on_list: Callable[[], None] = lambda: None
+        """Called when a list was taken, and is not there yet."""
 
     async def list(self, resource: Resource, namespace: str, *, label_selector: str = "") -> Listing:
         assert (resource, namespace, label_selector) == (WORKFLOW, "ns", "a=b")
@@ -52,6 +54,7 @@ class ScriptedKube:
         if isinstance(step, KubeError):
             raise step
         assert isinstance(step, Listing), f"a list was not expected, but {step}"
+        self.on_list()
         return step
 
     async def watch(
@@ -125,7 +128,9 @@ class Story:
             **options,
         )
 
-    async def told(self) -> "Story":
+    async def told(self, *, after: int = 0, then: Callable[[Reflector], None] = lambda _reflector: None) -> "Story":
+        """To its end; after so many pauses something happens."""
+        self._after, self._then = after, then
         with pytest.raises(Exhausted):
             await self.reflector.run()
         return self
@@ -140,6 +145,8 @@ class Story:
 
     async def _sleep(self, seconds: float) -> None:
         self.naps.append(seconds)
+        if len(self.naps) == self._after:
+            self._then(self.reflector)
         self.now += seconds if self._time_passes else 0
 
 
@@ -207,7 +214,7 @@ async def test_an_object_made_again_under_its_name_is_an_end_and_a_beginning() -
 
 async def test_the_answer_to_an_own_write_is_seen_at_once_and_not_undone_by_the_stream() -> None:
     story = Story(listing(10, workflow("a", 9)), [event("MODIFIED", "a", 11), event("MODIFIED", "a", 14)])
-    story.reflector.observe(workflow("a", 12))
+    story.kube.on_list = lambda: story.reflector.observe(workflow("a", 12))
     await story.told()
 
     assert story.changes == [("a", None, "12"), ("a", "12", "14")]
@@ -215,7 +222,7 @@ async def test_the_answer_to_an_own_write_is_seen_at_once_and_not_undone_by_the_
 
 async def test_what_was_observed_after_a_list_was_taken_is_not_gone() -> None:
     story = Story(listing(10), [event("ADDED", "a", 12)])
-    story.reflector.observe(workflow("a", 12))
+    story.kube.on_list = lambda: story.reflector.observe(workflow("a", 12))
     await story.told()
 
     assert story.changes == [("a", None, "12")]
@@ -267,10 +274,22 @@ async def test_a_history_that_has_become_the_longer_one_shows_in_its_objects() -
 
 async def test_an_answer_that_came_while_the_list_was_on_its_way_is_no_sign_of_another_history() -> None:
     story = Story(listing(10, workflow("a", 9), workflow("b", 8)))
-    story.reflector.observe(workflow("a", 12))
+    story.kube.on_list = lambda: story.reflector.observe(workflow("a", 12))
     await story.told()
 
     assert story.names == {"a": "12", "b": "8"}
+
+
+@pytest.mark.parametrize("listed", [(workflow("a", 8),), ()], ids=["before the write", "before it was made"])
+async def test_an_answer_of_before_the_list_was_asked_for_is_a_sign_of_another_history(
+    listed: Sequence[Object],
+) -> None:
+    """A dead watch had told nothing of the write; the cluster was put back to before it. Found by seed 5000161."""
+    story = await Story(listing(10, workflow("a", 8)), Gone("410"), listing(11, *listed)).told(
+        after=1, then=lambda reflector: reflector.observe(workflow("a", 12))
+    )
+
+    assert story.names == {obj["metadata"]["name"]: "8" for obj in listed}
 
 
 @pytest.mark.parametrize(("failures", "asks"), [(4, "watch"), (6, "list")])
