@@ -219,6 +219,24 @@ class TestStories:
 
         _follow(story)
 
+    def test_the_workflow_of_a_machine_that_was_deleted_does_not_run(self) -> None:
+        """P2: nobody gains a shard by then, which alone had what is there of such machines looked at."""
+
+        async def story(site: Site) -> None:
+            await site.add_machine()
+            await _armed(site)
+            armed = site.kube.backup()
+            await site.install()
+            await site.until(lambda: not site.is_active())
+            await site.delete_machine()
+            await site.settled()
+            await site.kube.restore(armed)
+            await site.settled()
+
+            assert not site.workflows()
+
+        _follow(story)
+
 
 def _follow(story: Any) -> None:
     async def running(site: Site) -> None:

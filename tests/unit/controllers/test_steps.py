@@ -337,6 +337,9 @@ class TestFollow:
 
     def test_a_template_that_cannot_be_rendered_fails_at_once_in_tinkerbells_words(self) -> None:
         broken = workflow(rendering_error="error rendering template: unclosed action")
+        missing = workflow(rendering_error="template not found: name=t")
+        assert step(provision(arming=ARMING), workflow=missing, template_ready=False) == EnsureTemplate()
+        assert step(provision(arming=ARMING), workflow=missing, hardware_ready=False) == EnsureHardware()
 
         found = step(provision(arming=ARMING), workflow=broken)
 

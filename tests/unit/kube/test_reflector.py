@@ -302,6 +302,30 @@ async def test_after_an_absence_that_was_long_enough_for_a_restore_it_lists_agai
     assert story.names == {"a": "101"}
 
 
+async def test_a_watch_whose_end_was_seen_late_is_not_gone_on_from() -> None:
+    """The process was stopped, and the cluster put back meanwhile: the end of the watch says nothing of now."""
+    story = await Story(listing(100, workflow("a", 90)), [], listing(120, workflow("a", 40))).told(
+        after=1, then=lambda reflector: reflector.doubt()
+    )
+
+    assert story.kube.asked == ["list", "watch 100", "list", "watch 120"]
+    assert story.names == {"a": "40"}
+
+
+async def test_a_doubt_that_comes_up_while_a_list_is_on_its_way_has_it_asked_again() -> None:
+    story = Story(listing(100, workflow("a", 90)), listing(50, workflow("a", 40)))
+
+    def once() -> None:
+        story.kube.on_list = lambda: None
+        story.reflector.doubt()
+
+    story.kube.on_list = once
+    await story.told()
+
+    assert story.kube.asked == ["list", "list", "watch 50"]
+    assert story.names == {"a": "40"}
+
+
 async def test_a_cluster_that_is_away_is_asked_ever_more_seldom_and_its_trouble_is_told() -> None:
     story = await Story(listing(10), *[UNREACHABLE] * 10).told()
 
