@@ -15,6 +15,7 @@ from dragonfly.controllers.power import PowerRun
 from dragonfly.controllers.power_steps import AskForJob, CreateJob, PowerSeen, PowerStep, RecordJobArming
 from dragonfly.controllers.provisions import ProvisionRun
 from dragonfly.controllers.steps import Arm, AskForWorkflow, CreateWorkflow, RecordArming, Seen, Step
+from dragonfly.controllers.twins import Twins
 from dragonfly.intent import plan as plans
 from dragonfly.intent import provisions as intents
 from dragonfly.intent.idempotency import answered
@@ -89,6 +90,8 @@ RESTORED = Profile(
 STALE = RESTORED._replace(
     name="stale", timed=("restore kube", "stall kube", "stall kube"), wishes=Wishes(cancels=0.5, edits=1.0, repeats=1.0)
 )
+ASLEEP = RESTORED._replace(name="asleep", timed=("restore kube", "pause", "pause"))
+DELETED = RESTORED._replace(name="deleted", wishes=Wishes(cancels=0.0, locks=0.0, repeats=0.0, deletes=1.0))
 SWITCHED = RESTORED._replace(name="switched", wishes=Wishes(locks=0.0, powers=1.0), powered=1.0)
 WATCHES = Profile("watches", Chances(), ("break watches", "compact etcd"), 4)
 
@@ -470,6 +473,14 @@ def _take_what_was_observed_for_newer(patch: pytest.MonkeyPatch) -> None:
     )
 
 
+def _doubt_nothing(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Reflector, "doubt", lambda self: None)
+
+
+def _look_at_nothing_of_the_gone(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Twins, "mentions", lambda self, machine: False)
+
+
 def _past_is_in_the_way(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(ProvisionRun, "_past", lambda self: frozenset())
 
@@ -508,6 +519,8 @@ MUTATIONS = (
     Mutation("what has ended runs again after a restore", ("P1", "P2"), RESTORED, _stop_nothing_of_the_past),
     Mutation("a watch goes on in another history", ("P1", "P2", "P5", "P7"), RESTORED, _go_on_in_another_history),
     Mutation("an answer of another history counts", ("P1", "P2", "P5", "P7"), STALE, _take_what_was_observed_for_newer),
+    Mutation("a stopped replica's watch goes on after a restore", ("P1", "P2", "P5", "P7"), ASLEEP, _doubt_nothing),
+    Mutation("a deleted machine runs after a restore", ("P1",), DELETED, _look_at_nothing_of_the_gone),
     Mutation("what has ended is in the way after a restore", ("P7",), RESTORED, _past_is_in_the_way),
     Mutation("netboot is not closed", ("P2",), CALM, _leave_netboot_open),
     Mutation("a machine is deleted by what the copies show", ("P2",), GONE, _believe_the_copies),

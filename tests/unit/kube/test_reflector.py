@@ -302,6 +302,14 @@ async def test_after_an_absence_that_was_long_enough_for_a_restore_it_lists_agai
     assert story.names == {"a": "101"}
 
 
+async def test_another_history_may_have_come_as_far_with_another_content() -> None:
+    """The same uid and resourceVersion, and yet another object."""
+    other = workflow("a", 90) | {"spec": {"disabled": True}}
+    story = await Story(listing(100, workflow("a", 90)), Gone("410"), listing(100, other)).told()
+
+    assert story.reflector.store["a"] == other
+
+
 async def test_a_watch_whose_end_was_seen_late_is_not_gone_on_from() -> None:
     """The process was stopped, and the cluster put back meanwhile: the end of the watch says nothing of now."""
     story = await Story(listing(100, workflow("a", 90)), [], listing(120, workflow("a", 40))).told(
