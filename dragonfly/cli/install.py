@@ -47,7 +47,8 @@ _PATHS: Final = ("token_file", "airgap", "image_archive", "etcd_ca_file", "etcd_
 
 @click.command(name="install")
 @click.option("--etcd", type=click.Choice(["shared", "dedicated", "external"]), default="shared", show_default=True,
-              help="Whose etcd the swarm uses: the control plane's, one of its own, or somebody else's.")  # fmt: skip
+              help="Whose etcd the swarm uses: the control plane's, one of its own, or somebody else's. With --join, "
+              "what the cluster says.")  # fmt: skip
 @click.option("--etcd-endpoints", metavar="URL,…", default="", help="With external: its members.")
 @click.option("--etcd-ca-file", metavar="FILE", default="", help="With external: the CA of its certificates.")
 @click.option("--etcd-username", default="", help="With external: a user confined to the swarm's prefix.")
@@ -114,6 +115,8 @@ def _options(context: click.Context, given: dict[str, Any], journal: Journal) ->
     before = journal.options()
     if not said and before is not None:
         return before
+    if given["join"] and "etcd" not in said:
+        given["etcd"] = ""  # the cluster says, never a default
     given |= {name: str(Path(given[name]).absolute()) for name in _PATHS if given[name]}
     external = {name: given.pop(f"etcd_{name}") for name in ("endpoints", "ca_file", "username", "password_file")}
     endpoints = tuple(part.strip() for part in external.pop("endpoints").split(",") if part.strip())

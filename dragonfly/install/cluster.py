@@ -167,6 +167,14 @@ class Cluster:
         """
         return self.labelled_addresses(_ETCD_ROLE, "true")
 
+    def node_count(self) -> int:
+        """Return how many hosts the cluster has.
+
+        Raises:
+            StepFailed: the API server does not answer.
+        """
+        return len(self._list(NODE, "", {}))
+
     def labelled_addresses(self, label: str, value: str) -> tuple[str, ...]:
         """Return the addresses of the nodes with a label, in order.
 

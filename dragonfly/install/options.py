@@ -11,6 +11,7 @@ import msgspec
 from dragonfly.model.values import is_dns_label
 
 EtcdMode: TypeAlias = Literal["shared", "dedicated", "external"]
+JoinedMode: TypeAlias = EtcdMode | Literal[""]
 
 K3S_VERSION: Final = "v1.36.3+k3s1"
 TINKERBELL_VERSION: Final = "v0.25.0"
@@ -44,7 +45,8 @@ class ExternalEtcd(msgspec.Struct, frozen=True, kw_only=True):
 class Options(msgspec.Struct, frozen=True, kw_only=True):
     """All of it; the defaults need nothing but a host with internet and the image of a replica."""
 
-    etcd: EtcdMode = "shared"
+    etcd: JoinedMode = "shared"
+    """With `join`, empty for the one that the cluster's swarm uses, whichever that is."""
     external: ExternalEtcd | None = None
     join: str = ""
     """`host:port` of a server that there is; this host then becomes one more."""
@@ -151,6 +153,8 @@ def _is_server(text: str) -> bool:
 
 def _etcd_problems(options: Options) -> Iterator[str]:
     external = options.external
+    if not options.etcd and not options.join:
+        yield "--etcd: must be shared, dedicated or external"
     if options.etcd != "external":
         if external is not None:
             yield "--etcd-endpoints and its kin: go with --etcd external alone"

@@ -229,7 +229,7 @@ def _etcd(options: Options, facts: HostFacts) -> Iterator[Step]:
             "own-etcd",
             "Make the certificate of the swarm's own etcd, with a first member on this host",
             "its Secret is there, and this node is labelled for it",
-            "leave them with the data; with --delete-data, delete them",
+            "leave them with the data of the cluster",
             FoundEtcd(facts.hostname, facts.address),
         )
     external = options.external
@@ -237,12 +237,13 @@ def _etcd(options: Options, facts: HostFacts) -> Iterator[Step]:
         "etcd",
         "Tell the replicas where etcd is",
         "Secret dragonfly-etcd names every member, and who may read it can join the swarm",
-        "leave it with the data; with --delete-data, delete it",
+        "leave it with the data of the cluster",
         GiveEtcd(
             options.etcd,
             NAMESPACE,
             TINKERBELL,
             facts.address,
+            joins=not options.is_first,
             endpoints=external.endpoints if external else (),
             ca_file=external.ca_file if external else "",
             username=external.username if external else "",

@@ -12,11 +12,12 @@ from dragonfly.install import certificates, k3s
 from dragonfly.install.certificates import BadAuthority, Pair
 from dragonfly.install.cluster import Cluster
 from dragonfly.install.detection import SECRET
+from dragonfly.install.etcd_mode import agreed, standing
 from dragonfly.install.execution import StepFailed
 from dragonfly.install.host import Host
 from dragonfly.install.manifests import ETCD_NAMESPACE, MEMBER_LABEL, NAME, NAMESPACE, OWN_SECRET
 from dragonfly.install.steps import FoundEtcd, GiveEtcd, MakeSecrets
-from dragonfly.kube.resources import DEPLOYMENT, NODE, Object, Ref
+from dragonfly.kube.resources import DAEMON_SET, DEPLOYMENT, NODE, Object, Ref
 from dragonfly.kube.resources import SECRET as SECRETS
 
 Say = Callable[[str], None]
@@ -31,6 +32,7 @@ _DEDICATED_PORT: Final = 12379
 _PEER_PORT: Final = 12380
 _RESTART: Final = "dragonfly.io/etcd-access"
 _DEPLOYMENT: Final = Ref(DEPLOYMENT, NAMESPACE, NAME)
+_OWN_ETCD: Final = Ref(DAEMON_SET, ETCD_NAMESPACE, "etcd")
 
 
 class Secrets:
@@ -71,26 +73,21 @@ class Secrets:
         given = self._given(action)
         found = self._cluster.get(_DEPLOYMENT) or {"spec": {"template": {"metadata": {}}}}
         annotations = found["spec"]["template"]["metadata"].get("annotations", {})
-        return annotations.get(_RESTART) == _digest(given[0]) and self._cluster.has(given)
+        return annotations.get(_RESTART) == self._digest(given[0]) and self._cluster.has(given)
 
     def give(self, action: GiveEtcd, say: Say) -> None:
-        """Tell where etcd is, and have replicas that were told otherwise start again one by one.
+        """Tell where etcd is, and have the replicas start again one by one if that or the number of hosts has changed.
 
         Raises:
             StepFailed: something that is needed cannot be read, or the API server refuses it.
         """
         given = self._given(action)
         self._cluster.apply(given, say)
-        # What makes pods new once they are told otherwise: `endpoints` reaches them as a variable.
-        annotations = {_RESTART: _digest(given[0])}
+        annotations = {_RESTART: self._digest(given[0])}
         self._cluster.patch(_DEPLOYMENT, {"spec": {"template": {"metadata": {"annotations": annotations}}}})
 
     def _given(self, action: GiveEtcd) -> list[Object]:
-        access = {
-            "shared": self._shared,
-            "dedicated": self._dedicated,
-            "external": self._external,
-        }[action.mode](action)
+        access = self._joined(action) if action.joins else self._access(action.mode, action)
         own = self._own()
         outside = {
             # Who joins from outside goes through the relay: the certificate, root on the cluster, stays inside.
@@ -99,6 +96,24 @@ class Secrets:
             "secretKey": own[_SECRET_KEY],
         }
         return [_secret(action.namespace, SECRET, access), _secret(action.outside, SECRET, outside)]
+
+    def _joined(self, action: GiveEtcd) -> Mapping[str, bytes]:
+        old = self._read(action.namespace, SECRET)
+        found = standing(old, has_own_etcd=self._cluster.get(_OWN_ETCD) is not None)
+        return {**old, **self._access(agreed(action.mode, found), action)}
+
+    def _access(self, mode: str, action: GiveEtcd) -> Mapping[str, bytes]:
+        made = {"shared": self._shared, "dedicated": self._dedicated, "external": self._external}
+        return made[mode](action)
+
+    def _digest(self, access: Object) -> str:
+        """Return what makes pods new when it changes.
+
+        `endpoints` reaches them as a variable; and unless they start again, all stay where they are.
+        """
+        told, hosts = access["data"]["endpoints"], self._cluster.node_count()
+        spread = f"{told} {hosts}" if hosts > 1 else told
+        return hashlib.sha256(spread.encode()).hexdigest()[:16]
 
     def _shared(self, action: GiveEtcd) -> Mapping[str, bytes]:
         ca = self._file(str(k3s.ETCD_CA))
@@ -188,10 +203,6 @@ def _secret(namespace: str, name: str, data: Mapping[str, bytes]) -> Object:
         "type": "Opaque",
         "data": {key: base64.b64encode(value).decode() for key, value in sorted(data.items())},
     }
-
-
-def _digest(access: Object) -> str:
-    return hashlib.sha256(access["data"]["endpoints"].encode()).hexdigest()[:16]
 
 
 def _content(path: str) -> bytes:

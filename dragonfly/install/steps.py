@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from dragonfly.install.options import JoinedMode
 from dragonfly.kube.resources import Object
 
 
@@ -97,11 +98,13 @@ class MakeSecrets(msgspec.Struct, frozen=True, tag="secrets"):
 class GiveEtcd(msgspec.Struct, frozen=True, tag="etcd"):
     """The Secrets that say where etcd is, for the replicas and for who may join them from outside."""
 
-    mode: str
+    mode: JoinedMode
     namespace: str
     outside: str
     """The namespace where those outside look for it."""
     address: str
+    joins: bool = False
+    """Whether the cluster says whose etcd it is; `mode` is then empty, or must agree."""
     endpoints: tuple[str, ...] = ()
     ca_file: str = ""
     username: str = ""

@@ -21,7 +21,7 @@ from dragonfly.install.execution import StepFailed
 from dragonfly.install.host_facts import HostFacts
 from dragonfly.install.journal import Journal
 from dragonfly.install.options import Options
-from dragonfly.install.steps import Action, MakeDirectory, RemoveTree, SelfTest, Undo
+from dragonfly.install.steps import Action, GiveEtcd, MakeDirectory, RemoveTree, SelfTest, Undo
 
 GOOD = HostFacts(address="10.0.0.1", network="10.0.0.0/24", interface="eth0")
 IMAGE = ("--image", "x/y:1")
@@ -183,6 +183,17 @@ def test_options_that_make_no_sense_are_told(here: Here, capsys: pytest.CaptureF
     err = capsys.readouterr().err
     assert "--floating-ip: must be" in err
     assert "--token-file: is needed" in err
+
+
+def test_whose_etcd_it_is_the_cluster_says_to_who_joins(here: Here, tmp_path: Path) -> None:
+    """The default is a founder's; said by someone who joins, it is that one's word."""
+    joining = (*IMAGE, "--join", "10.0.0.2", "--token-file", str(tmp_path), "--yes")
+
+    assert run(["install", *joining]) == Exit.OK
+    (told,) = [action for action in here.hands.done if isinstance(action, GiveEtcd)]
+    assert (told.mode, told.joins) == ("", True)
+    assert run(["install", *joining, "--etcd", "shared"]) == Exit.OK
+    assert [action.mode for action in here.hands.done if isinstance(action, GiveEtcd)] == ["", "shared"]
 
 
 def test_what_stays_is_said(here: Here, capsys: pytest.CaptureFixture[str]) -> None:
