@@ -31,6 +31,7 @@ from dragonfly.install.options import K3S_VERSION, TINKERBELL_VERSION, BadOption
 from dragonfly.install.plan import plan as plan_for
 from dragonfly.install.preflight import errors, preflight
 from dragonfly.install.progress import planned
+from dragonfly.install.standing import left_out
 from dragonfly.install.steps import Plan
 from dragonfly.install.survey import DIRECTORY
 from dragonfly.settings import Address, parse_address
@@ -115,6 +116,8 @@ def _options(context: click.Context, given: dict[str, Any], journal: Journal) ->
     before = journal.options()
     if not said and before is not None:
         return before
+    if forgotten := tuple(left_out(before, journal.records(), said)):
+        raise BadOptions(forgotten)
     if given["join"] and "etcd" not in said:
         given["etcd"] = ""  # the cluster says, never a default
     given |= {name: str(Path(given[name]).absolute()) for name in _PATHS if given[name]}

@@ -2,6 +2,8 @@
 
 import msgspec
 
+from dragonfly.install.options import Options
+
 
 class Listener(msgspec.Struct, frozen=True):
     """A port that somebody has."""
@@ -52,6 +54,10 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Whether an installation of ours has begun here, so that what follows from it is no trouble."""
     is_started: bool = False
     """Whether it has come so far that the ports and addresses are its own."""
+    before: Options | None = None
+    """What was asked of this host the last time."""
+    steps: tuple[str, ...] = ()
+    """Those of an installation that were begun here, also ones that were taken back."""
     kept_data: bool = False
     """Whether an installation that was taken off left its data."""
     dhcp_servers: tuple[str, ...] | None = ()

@@ -77,6 +77,8 @@ def survey(
         kubernetes=_first(root, _OTHER_KUBERNETES),
         is_installed=installed,
         is_started=started,
+        before=journal.options(),
+        steps=tuple(records),
         kept_data=bool(records) and not installed,
         dhcp_servers=_dhcp_servers(wire, interface) if options.dhcp and options.is_first and not started else (),
         taken=_taken(wire, interface, options.addresses),

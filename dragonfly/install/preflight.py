@@ -12,6 +12,7 @@ import msgspec
 
 from dragonfly.install.host_facts import HostFacts, Listener
 from dragonfly.install.options import SERVICE_PORT, Options
+from dragonfly.install.standing import conflicts
 
 Level = Literal["ok", "warning", "error"]
 
@@ -62,7 +63,14 @@ def preflight(options: Options, facts: HostFacts) -> tuple[Check, ...]:
     """Return what was found, in the order in which people would look."""
     return tuple(
         check
-        for group in (_system(facts), _size(facts), _ground(facts), _ports(options, facts), _network(options, facts))
+        for group in (
+            _system(facts),
+            _size(facts),
+            _ground(facts),
+            _standing(options, facts),
+            _ports(options, facts),
+            _network(options, facts),
+        )
         for check in group
     ) + tuple(_sources(options, facts))
 
@@ -139,6 +147,11 @@ def _ground(facts: HostFacts) -> Iterator[Check]:
         )
     else:
         yield Check("kubernetes", "ok", "none here yet")
+
+
+def _standing(options: Options, facts: HostFacts) -> Iterator[Check]:
+    for conflict in conflicts(facts.before, facts.steps, options):
+        yield Check(conflict.name, "error", conflict.found, conflict.remedy)
 
 
 def _ports(options: Options, facts: HostFacts) -> Iterator[Check]:

@@ -185,6 +185,17 @@ def test_options_that_make_no_sense_are_told(here: Here, capsys: pytest.CaptureF
     assert "--token-file: is needed" in err
 
 
+def test_an_address_that_is_left_out_is_not_taken_away_unsaid(here: Here, capsys: pytest.CaptureFixture[str]) -> None:
+    run(["install", *IMAGE, "--floating-ip", "10.0.0.50", "--yes"])
+    done = len(here.hands.done)
+
+    assert run(["install", *IMAGE, "--site", "fra1", "--yes"]) == Exit.USAGE
+    assert "--floating-ip: was 10.0.0.50 the last time and is left out now" in capsys.readouterr().err
+    assert len(here.hands.done) == done
+    assert run(["install", *IMAGE, "--floating-ip", "", "--yes"]) == Exit.OK
+    assert here.journal.options() == Options(image="x/y:1")
+
+
 def test_whose_etcd_it_is_the_cluster_says_to_who_joins(here: Here, tmp_path: Path) -> None:
     """The default is a founder's; said by someone who joins, it is that one's word."""
     joining = (*IMAGE, "--join", "10.0.0.2", "--token-file", str(tmp_path), "--yes")
