@@ -3,13 +3,16 @@
 import os
 
 import click
+import msgspec
 
 from dragonfly.cli.asking import ask, is_somebody_there
 from dragonfly.cli.errors import CliError, Exit
 from dragonfly.cli.install import JOURNAL, installed_hands
 from dragonfly.cli.install_telling import Teller, write_json
 from dragonfly.cli.session import console
+from dragonfly.install.carriers import Carriers
 from dragonfly.install.execution import Remains, StepFailed, uninstall
+from dragonfly.install.hands import RealHands
 from dragonfly.install.journal import Busy, Journal, UnknownJournal
 from dragonfly.install.steps import in_words
 
@@ -23,38 +26,88 @@ from dragonfly.install.steps import in_words
 def uninstall_command(*, delete_data: bool, yes: bool, output: str) -> int:
     """Take back, in reverse order, what was installed on this host.
 
-    What is installed on machines stays as it is, always. The cluster's data stays on this host, for an installation
-    that comes later, unless it is to be deleted.
+    While other servers carry the cluster, this host leaves it, and what is in it stays theirs. What is installed on
+    machines stays as it is, always. The cluster's data stays on this host, for an installation that comes later, unless
+    it is to be deleted.
     """
     if os.geteuid() != 0:
         raise CliError("this changes the host: run it as root", Exit.REFUSED, "sudo dragonfly uninstall")
-    journal = Journal(JOURNAL)
+    journal, as_json = Journal(JOURNAL), output == "json"
     if not journal.exists():
         journal.remove()
         raise CliError("nothing is installed here", Exit.NOT_FOUND)
-    if not yes:
-        _confirm(delete_data=delete_data)
     try:
         with journal.alone():
-            remains = _carried_out(journal, delete_data=delete_data, as_json=output == "json")
+            hands = installed_hands(journal)
+            carriers = _carriers(hands, journal)
+            _tell_carriers(carriers, as_json=as_json)
+            if not yes:
+                _confirm(carriers, delete_data=delete_data)
+                _look_again(hands, journal, carriers)
+            remains = _carried_out(hands, journal, carriers, delete_data=delete_data, as_json=as_json)
     except (Busy, UnknownJournal) as error:
         raise CliError(str(error), Exit.REFUSED) from error
-    _tell(remains, as_json=output == "json")
+    _tell(remains, carriers, as_json=as_json)
     return Exit.OK
 
 
-def _confirm(*, delete_data: bool) -> None:
+def _carriers(hands: RealHands, journal: Journal) -> Carriers:
+    """Return who carries the cluster.
+
+    Raises:
+        CliError: others do, and would be left without the swarm's data.
+    """
+    found = hands.carriers()
+    if found.problem and (others := journal.left_to()):  # an uninstallation that was killed after it had left
+        found = Carriers(found.host, others)
+    if found.loses_swarm:
+        raise CliError(
+            f"{_named(found.others)} the cluster on, and the only member of the swarm's own etcd is on this host; "
+            "nothing was changed",
+            Exit.REFUSED,
+            "Add members on other servers first (docs/kubernetes.md, An etcd of its own), or take those off before.",
+        )
+    return found
+
+
+def _tell_carriers(carriers: Carriers, *, as_json: bool) -> None:
+    if as_json:
+        write_json({"event": "carriers", **msgspec.to_builtins(carriers)})
+    elif carriers.goes_on:
+        console().print(f"{_named(carriers.others)} the cluster on: this host leaves it.", soft_wrap=True)
+    elif carriers.problem:
+        words = "Nobody can tell whether other servers carry the cluster, so what is in it is left alone"
+        console().print(f"{words}: {carriers.problem}", soft_wrap=True)
+
+
+def _confirm(carriers: Carriers, *, delete_data: bool) -> None:
     if not is_somebody_there():
         raise CliError("nobody is at a terminal to be asked; nothing was changed", Exit.USAGE, "Say --yes.")
+    if carriers.goes_on:
+        data = ", and delete what is on it for ever" if delete_data else "; its copy of the data stays"
+        ask(f"Take this host out of the cluster, and k3s off it{data}?")
+        return
     data = ", and delete the cluster's data for ever" if delete_data else "; the cluster's data stays"
     ask(f"Take Dragonfly, Tinkerbell and k3s off this host{data}?")
 
 
-def _carried_out(journal: Journal, *, delete_data: bool, as_json: bool) -> Remains:
-    hands = installed_hands(journal)
+def _look_again(hands: RealHands, journal: Journal, told: Carriers) -> None:
+    """A question may stay open for long."""
+    if _carriers(hands, journal) != told:
+        raise CliError(
+            "meanwhile others carry the cluster than before; nothing was changed", Exit.REFUSED, "Say it again."
+        )
+
+
+def _carried_out(
+    hands: RealHands, journal: Journal, carriers: Carriers, *, delete_data: bool, as_json: bool
+) -> Remains:
+    options = journal.options()
+    if carriers.goes_on and options is not None and options.is_first and journal.left_to() != carriers.others:
+        journal.left(carriers.others)
     try:
         with Teller(console(), as_json=as_json) as teller:
-            remains = uninstall(hands, journal, teller, delete_data=delete_data)
+            remains = uninstall(hands, journal, teller, carriers=carriers, delete_data=delete_data)
     except StepFailed as error:
         advice = "What was taken back stays so. To go on: dragonfly uninstall"
         raise CliError(str(error), Exit.FAILED, f"{error.remedy}\n{advice}" if error.remedy else advice) from error
@@ -63,12 +116,27 @@ def _carried_out(journal: Journal, *, delete_data: bool, as_json: bool) -> Remai
     return remains
 
 
-def _tell(remains: Remains, *, as_json: bool) -> None:
+def _tell(remains: Remains, carriers: Carriers, *, as_json: bool) -> None:
     if as_json:
-        write_json({"event": "uninstalled", "kept": [in_words(undo) for undo in remains.kept]})
+        kept = [in_words(undo) for undo in remains.kept]
+        write_json({"event": "uninstalled", "kept": kept, "others": carriers.others})
         return
     out = console()
     out.print()
+    if carriers.goes_on:
+        out.print(f"{_named(carriers.others)} the cluster on, with all that is in it.", soft_wrap=True)
+        out.print("Say there, on one of them, so that the replicas hear of it: dragonfly install", soft_wrap=True)
+    if carriers.goes_on and carriers.host in carriers.members:
+        out.print("Take its member out of the swarm's own etcd too (docs/kubernetes.md).", soft_wrap=True)
+    if carriers.problem:
+        out.print("If other servers carry the cluster, take this host out of it there:", soft_wrap=True)
+        out.print(f"  k3s kubectl delete node {carriers.host}", soft_wrap=True)
     if remains.kept:
-        out.print("The cluster's data stays. To delete it: dragonfly uninstall --delete-data", soft_wrap=True)
+        what = "What this host had of the cluster's data stays" if carriers.goes_on else "The cluster's data stays"
+        out.print(f"{what}. To delete it: dragonfly uninstall --delete-data", soft_wrap=True)
     out.print("What is installed on machines was not touched.", soft_wrap=True)
+
+
+def _named(servers: tuple[str, ...]) -> str:
+    """Return the servers with the verb that follows."""
+    return f"{', '.join(servers)} {'carries' if len(servers) == 1 else 'carry'}"

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from dragonfly.install.carriers import ETCD_ROLE
 from dragonfly.install.execution import StepFailed
 from dragonfly.install.steps import Gone
 from dragonfly.kube.channel import Limits
@@ -24,7 +25,6 @@ _APPLY_SECONDS: Final = 180
 _DELETE_SECONDS: Final = 120
 _ON_ITS_WAY: Final = {"", "ContainerCreating", "PodInitializing"}
 """Why a container may wait without anything being wrong."""
-_ETCD_ROLE: Final = "node-role.kubernetes.io/etcd"
 
 
 class Cluster:
@@ -144,16 +144,29 @@ class Cluster:
 
     def delete(self, names: Iterable[Gone]) -> str:
         """Delete objects and wait until they are gone; return a remark if that can't be told."""
-        return asyncio.run(self._delete([ref_of_gone(name) for name in names])) if self.is_known else ""
+        try:
+            return asyncio.run(self._delete([ref_of_gone(name) for name in names])) if self.is_known else ""
+        except StepFailed as error:
+            return str(error)
+
+    def leave(self, hostname: str) -> str:
+        """Take a node out and wait until it is gone; return a remark if the cluster does not answer.
+
+        Raises:
+            StepFailed: it is not gone: k3s lets it go only once etcd has no member there any more, and without that
+                member the others may be too few.
+        """
+        return asyncio.run(self._delete([Ref(NODE, "", hostname)])) if self.is_known else ""
 
     async def _delete(self, refs: list[Ref]) -> str:
+        """Raises StepFailed if one is not gone in time."""
         deadline = time.monotonic() + _DELETE_SECONDS
         try:
             async with self._open() as kube:
                 for ref in refs:
                     while await _is_there(kube, ref):
                         if time.monotonic() > deadline:
-                            return f"{ref} was not gone within {_DELETE_SECONDS} s"
+                            raise StepFailed(f"{ref} was not gone within {_DELETE_SECONDS} s")
                         await asyncio.sleep(_PAUSE)
         except KubeError as error:
             return f"the cluster does not answer, so what was in it was left there: {error.message}"
@@ -165,7 +178,7 @@ class Cluster:
         Raises:
             StepFailed: the API server does not answer.
         """
-        return self.labelled_addresses(_ETCD_ROLE, "true")
+        return self.labelled_addresses(ETCD_ROLE, "true")
 
     def node_count(self) -> int:
         """Return how many hosts the cluster has.
@@ -182,6 +195,14 @@ class Cluster:
             StepFailed: the API server does not answer.
         """
         return tuple(_internal_address(node) for node in self._list(NODE, "", {label: value}))
+
+    def labelled_names(self, label: str, value: str) -> tuple[str, ...]:
+        """Return the names of the nodes with a label, in order.
+
+        Raises:
+            StepFailed: the API server does not answer.
+        """
+        return tuple(str(node["metadata"]["name"]) for node in self._list(NODE, "", {label: value}))
 
     def _list(self, resource: Resource, namespace: str, labels: Mapping[str, str]) -> list[Object]:
         """Return the objects with these labels, by name.

@@ -9,8 +9,9 @@ from typing import Final, Literal, Protocol
 
 import msgspec
 
+from dragonfly.install.carriers import Carriers, fitting
 from dragonfly.install.journal import Journal, Record
-from dragonfly.install.steps import Action, Plan, Step, Undo, in_words, is_data
+from dragonfly.install.steps import Action, DeleteObjects, Plan, Step, Undo, in_words, is_data
 
 SELF_TEST: Final = "self-test"
 
@@ -122,22 +123,25 @@ class Remains(msgspec.Struct, frozen=True):
     """Data that nobody asked to delete."""
 
 
-def uninstall(hands: Hands, journal: Journal, tell: Tell, *, delete_data: bool) -> Remains:
-    """Take back, in reverse order, all that the journal has.
+def uninstall(hands: Hands, journal: Journal, tell: Tell, *, carriers: Carriers, delete_data: bool) -> Remains:
+    """Take back, in reverse order, all that the journal has, but not what others carry on.
 
     Raises:
         StepFailed: something could not be taken back; a second call goes on there.
     """
     kept: list[Undo] = []
     for record in reversed(tuple(journal.records().values())):
-        staying = tuple(undo for undo in record.undo if is_data(undo) and not delete_data)
-        going = tuple(undo for undo in record.undo if undo not in staying)
+        undos = fitting(record.undo, carriers, delete_data=delete_data)
+        staying = tuple(undo for undo in undos if is_data(undo) and not delete_data)
+        going = tuple(undo for undo in undos if undo not in staying)
         for undo in going:
             tell(Event("undo", record.step, in_words(undo), "started"))
             remark = hands.take_back(undo)
             tell(Event("undo", record.step, remark or in_words(undo), "done"))
-        if going or record.state != "undone":
+        if record.state != "undone" or staying != record.undo:
             journal.undone(record.step, staying)
+        if any(isinstance(undo, DeleteObjects) for undo in record.undo if undo not in undos):
+            tell(Event("kept", record.step, f"what step {record.step} put into the cluster"))
         for undo in staying:
             tell(Event("kept", record.step, in_words(undo)))
         kept += staying

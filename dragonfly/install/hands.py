@@ -5,17 +5,19 @@ import datetime as dt
 import hashlib
 import http.client
 import json
+import socket
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
 
 from dragonfly.install import k3s
+from dragonfly.install.carriers import ETCD_ROLE, Carriers
 from dragonfly.install.cluster import Cluster, Say, ref_of_gone
 from dragonfly.install.detection import SECRET as ETCD_SECRET
 from dragonfly.install.execution import StepFailed
 from dragonfly.install.host import Host, sha256
-from dragonfly.install.manifests import NAME, NAMESPACE
+from dragonfly.install.manifests import MEMBER, MEMBER_LABEL, NAME, NAMESPACE
 from dragonfly.install.neighbours import Neighbours
 from dragonfly.install.secrets_made import Secrets
 from dragonfly.install.steps import (
@@ -52,6 +54,7 @@ from dragonfly.kube.resources import SECRET, Object, Ref
 _PAUSE: Final = 0.5
 _ANSWER_SECONDS: Final = 10
 _BACK_SECONDS: Final = 300
+_TELL_SECONDS: Final = 20
 _DOWN_SECONDS: Final = 90
 """systemd starts k3s again within some; one that stays away for so long does not come."""
 
@@ -206,10 +209,27 @@ class RealHands:
             case StopService(unit):
                 host.stop(unit)
             case LeaveCluster(hostname):
-                return self._cluster.delete([Gone("v1", "Node", "", hostname)])
+                return self._cluster.leave(hostname)
             case DeleteObjects(objects):
                 return self._cluster.delete(objects)
         return ""
+
+    def carriers(self) -> Carriers:
+        """Return who carries the cluster that this host is of, or why that can't be told."""
+        host, cluster = socket.gethostname().lower(), self._cluster
+        if not cluster.is_known:
+            return Carriers(host)
+        deadline = time.monotonic() + _TELL_SECONDS
+        while True:
+            try:
+                servers = cluster.labelled_names(ETCD_ROLE, "true")
+                members = cluster.labelled_names(MEMBER_LABEL, MEMBER)
+            except StepFailed as error:
+                if time.monotonic() > deadline or not self._host.is_active(k3s.SERVICE):
+                    return Carriers(host, problem=str(error))
+                time.sleep(_PAUSE)
+            else:
+                return Carriers(host, tuple(name for name in servers if name != host), members)
 
     def found(self, names: Iterable[Gone]) -> list[Object]:
         """As `upgrade.Workload` says.

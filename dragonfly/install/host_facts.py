@@ -58,6 +58,8 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     """What was asked of this host the last time."""
     steps: tuple[str, ...] = ()
     """Those of an installation that were begun here, also ones that were taken back."""
+    left_to: tuple[str, ...] = ()
+    """The servers to which this host left the cluster that it had founded."""
     kept_data: bool = False
     """Whether an installation that was taken off left its data."""
     dhcp_servers: tuple[str, ...] | None = ()

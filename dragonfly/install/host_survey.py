@@ -79,6 +79,7 @@ def survey(
         is_started=started,
         before=journal.options(),
         steps=tuple(records),
+        left_to=journal.left_to(),
         kept_data=bool(records) and not installed,
         dhcp_servers=_dhcp_servers(wire, interface) if options.dhcp and options.is_first and not started else (),
         taken=_taken(wire, interface, options.addresses),

@@ -60,7 +60,13 @@ class _Installed(msgspec.Struct, frozen=True, tag="installed"):
     address: str
 
 
-_Entry: TypeAlias = _Opened | _Asked | _Begun | _Done | _Undone | _Installed
+class _Left(msgspec.Struct, frozen=True, tag="left"):
+    """The host that founded a cluster left it to others."""
+
+    others: tuple[str, ...]
+
+
+_Entry: TypeAlias = _Opened | _Asked | _Begun | _Done | _Undone | _Installed | _Left
 
 _encode: Final = msgspec.json.Encoder().encode
 _decode: Final = msgspec.json.Decoder(_Entry).decode
@@ -152,6 +158,19 @@ class Journal:
         """Return where the swarm answered when it was installed last; empty if it never was."""
         found = [entry.address for entry in self._entries() if isinstance(entry, _Installed)]
         return found[-1] if found else ""
+
+    def left_to(self) -> tuple[str, ...]:
+        """Return the servers to which this host, which founded their cluster, left it; none since it began anew."""
+        found: tuple[str, ...] = ()
+        for entry in self._entries():
+            if isinstance(entry, _Left):
+                found = entry.others
+            elif isinstance(entry, _Begun):
+                found = ()
+        return found
+
+    def left(self, others: tuple[str, ...]) -> None:
+        self._write(_Left(others))
 
     def asked(self, options: Options) -> None:
         if self.options() != options:

@@ -19,6 +19,8 @@ ETCD_NAMESPACE: Final = "dragonfly-etcd"
 ETCD_DIRECTORY: Final = "/var/lib/dragonfly-etcd"
 """Of each node with a member, as the overlay has it."""
 MEMBER_LABEL: Final = "dragonfly.io/etcd"
+MEMBER: Final = "member"
+"""What it says on a node that has a member."""
 
 
 def manifests(options: Options) -> list[Object]:

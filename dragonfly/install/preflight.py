@@ -150,7 +150,7 @@ def _ground(facts: HostFacts) -> Iterator[Check]:
 
 
 def _standing(options: Options, facts: HostFacts) -> Iterator[Check]:
-    for conflict in conflicts(facts.before, facts.steps, options):
+    for conflict in conflicts(facts.before, facts.steps, options, left_to=facts.left_to):
         yield Check(conflict.name, "error", conflict.found, conflict.remedy)
 
 
@@ -263,6 +263,11 @@ def _unasked(name: str, facts: HostFacts, found: str, remedy: str) -> Check:
 
 
 def _join(options: Options, facts: HostFacts) -> Iterator[Check]:
+    if facts.is_started and facts.join_problem:
+        found = f"{options.join}: {facts.join_problem}; this host is a server of its cluster by now"
+        remedy = "Nothing, if that one has left. Else look whether k3s runs there."
+        yield Check("server to join", "warning", found, remedy)
+        return
     yield _verdict(
         "server to join",
         not facts.join_problem,

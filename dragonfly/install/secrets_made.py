@@ -15,7 +15,7 @@ from dragonfly.install.detection import SECRET
 from dragonfly.install.etcd_mode import agreed, standing
 from dragonfly.install.execution import StepFailed
 from dragonfly.install.host import Host
-from dragonfly.install.manifests import ETCD_NAMESPACE, MEMBER_LABEL, NAME, NAMESPACE, OWN_SECRET
+from dragonfly.install.manifests import ETCD_NAMESPACE, MEMBER, MEMBER_LABEL, NAME, NAMESPACE, OWN_SECRET
 from dragonfly.install.steps import FoundEtcd, GiveEtcd, MakeSecrets
 from dragonfly.kube.resources import DAEMON_SET, DEPLOYMENT, NODE, Object, Ref
 from dragonfly.kube.resources import SECRET as SECRETS
@@ -25,7 +25,6 @@ Say = Callable[[str], None]
 ADMIN_TOKEN: Final = "admin-token"  # noqa: S105 - its key
 _REPLICA_TOKEN: Final = "replica-token"  # noqa: S105 - its key
 _SECRET_KEY: Final = "secret-key"  # noqa: S105 - its key
-_MEMBER: Final = "member"
 _ETCD_SECRET: Final = "etcd"  # noqa: S105 - its name
 _AUTHORITY_SECRET: Final = "etcd-authority"  # noqa: S105 - its name
 _DEDICATED_PORT: Final = 12379
@@ -137,7 +136,7 @@ class Secrets:
             raise StepFailed(
                 f"Secret {ETCD_NAMESPACE}/{_ETCD_SECRET} is not there", "dragonfly install makes it again."
             )
-        members = self._cluster.labelled_addresses(MEMBER_LABEL, _MEMBER) or (action.address,)
+        members = self._cluster.labelled_addresses(MEMBER_LABEL, MEMBER) or (action.address,)
         endpoints = ",".join(f"https://{address}:{_DEDICATED_PORT}" for address in members)
         return {"endpoints": endpoints.encode(), "ca": found["ca"], "cert": found["cert"], "key": found["key"]}
 
@@ -154,7 +153,7 @@ class Secrets:
     def has_found(self, action: FoundEtcd) -> bool:
         node = self._cluster.get(Ref(NODE, "", action.hostname))
         labels = node["metadata"].get("labels", {}) if node else {}
-        return labels.get(MEMBER_LABEL) == _MEMBER and bool(self._read(ETCD_NAMESPACE, _ETCD_SECRET))
+        return labels.get(MEMBER_LABEL) == MEMBER and bool(self._read(ETCD_NAMESPACE, _ETCD_SECRET))
 
     def found(self, action: FoundEtcd, say: Say) -> None:
         """Make the authority, a certificate and a first member of the swarm's own etcd; those that are there stay.
@@ -178,7 +177,7 @@ class Secrets:
                 [_secret(ETCD_NAMESPACE, _AUTHORITY_SECRET, kept), _secret(ETCD_NAMESPACE, _ETCD_SECRET, access)], say
             )
         node = Ref(NODE, "", action.hostname)
-        if not self._cluster.patch(node, {"metadata": {"labels": {MEMBER_LABEL: _MEMBER}}}):
+        if not self._cluster.patch(node, {"metadata": {"labels": {MEMBER_LABEL: MEMBER}}}):
             raise StepFailed(f"{node} is not there")
 
     def _own(self) -> Mapping[str, bytes]:

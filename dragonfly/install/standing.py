@@ -30,16 +30,21 @@ class Conflict(NamedTuple):
     remedy: str
 
 
-def conflicts(before: Options | None, steps: Collection[str], options: Options) -> Iterator[Conflict]:
+def conflicts(
+    before: Options | None, steps: Collection[str], options: Options, *, left_to: tuple[str, ...] = ()
+) -> Iterator[Conflict]:
     """Yield what the options ask that would lose what stands.
 
     Args:
         before: what was asked of this host the last time; None if nothing was.
         steps: those that have been begun here, also ones that were taken back and left data.
+        left_to: the servers to which this host left the cluster that it had founded.
     """
     if before is None or K3S_STEP not in steps:
         return
-    if before.is_first != options.is_first:
+    if left_to:
+        yield _left(left_to)
+    elif before.is_first != options.is_first:
         yield _other_role(before, options)
     elif options.is_first and MANIFESTS_STEP in steps:
         yield from _other_etcd(before, options)
@@ -60,6 +65,15 @@ def left_out(before: Options | None, steps: Collection[str], said: Collection[st
                 f"{flag}: was {address} the last time and is left out now; say {flag} {address} to keep it, or "
                 f'{flag} "" to take it away'
             )
+
+
+def _left(servers: tuple[str, ...]) -> Conflict:
+    return Conflict(
+        "cluster",
+        f"this host left the cluster that it had founded to {', '.join(servers)}; what it has of it is behind",
+        "First delete what is left here, which changes nothing there: dragonfly uninstall --delete-data. Then join, or "
+        "found another.",
+    )
 
 
 def _other_role(before: Options, options: Options) -> Conflict:

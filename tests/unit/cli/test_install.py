@@ -17,11 +17,25 @@ from dragonfly.cli import upgrade as cli_upgrade
 from dragonfly.cli.errors import Exit
 from dragonfly.cli.main import run
 from dragonfly.install import host_survey
+from dragonfly.install.carriers import Carriers
 from dragonfly.install.execution import StepFailed
 from dragonfly.install.host_facts import HostFacts
 from dragonfly.install.journal import Journal
 from dragonfly.install.options import Options
-from dragonfly.install.steps import Action, GiveEtcd, MakeDirectory, RemoveTree, SelfTest, Undo
+from dragonfly.install.steps import (
+    Action,
+    ApplyObjects,
+    DeleteObjects,
+    GiveEtcd,
+    LeaveCluster,
+    MakeDirectory,
+    RemoveTree,
+    SelfTest,
+    StartService,
+    StopService,
+    Undo,
+    names_of,
+)
 
 GOOD = HostFacts(address="10.0.0.1", network="10.0.0.0/24", interface="eth0")
 IMAGE = ("--image", "x/y:1")
@@ -35,6 +49,10 @@ class NoHands:
         self.undone: list[Undo] = []
         self.fails_at: type | None = None
         self.secrets = self
+        self.carried_by = Carriers("host-1")
+
+    def carriers(self) -> Carriers:
+        return self.carried_by
 
     def admin_token(self) -> str:
         return "df_secret"
@@ -49,7 +67,14 @@ class NoHands:
         return action in self.done
 
     def undo_of(self, step: str, action: Action) -> tuple[Undo, ...]:
-        return (RemoveTree(action.path, action.is_data),) if isinstance(action, MakeDirectory) else ()
+        match action:
+            case MakeDirectory(path, is_data=is_data):
+                return (RemoveTree(path, is_data),)
+            case StartService(unit):
+                return (StopService(unit),)
+            case ApplyObjects(objects):
+                return (DeleteObjects(names_of(objects)),)
+        return ()
 
     def carry_out(self, action: Action, say: Callable[[str], None]) -> str:
         if self.fails_at and isinstance(action, self.fails_at):
@@ -221,6 +246,56 @@ def test_what_stays_is_said(here: Here, capsys: pytest.CaptureFixture[str]) -> N
     assert run(["uninstall", "--yes", "--delete-data"]) == Exit.OK
     assert not here.journal.directory.exists()
     assert run(["uninstall", "--yes"]) == Exit.NOT_FOUND
+
+
+def test_a_founder_that_others_survive_leaves_the_cluster_to_them(
+    here: Here, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(["install", *IMAGE, "--yes"])
+    here.hands.carried_by = Carriers("host-1", ("host-2", "host-3"))
+    capsys.readouterr()
+
+    assert run(["uninstall", "--yes"]) == Exit.OK
+
+    out = capsys.readouterr().out
+    assert out.startswith("host-2, host-3 carry the cluster on: this host leaves it.")
+    assert "stays: what step manifests put into the cluster" in out
+    assert "Say there, on one of them, so that the replicas hear of it: dragonfly install" in out
+    assert not [undo for undo in here.hands.undone if isinstance(undo, DeleteObjects)]
+    leave, stop = (here.hands.undone.index(one) for one in (LeaveCluster("host-1"), StopService("k3s.service")))
+    assert leave == stop - 1
+    assert here.journal.left_to() == ("host-2", "host-3")
+    assert run(["uninstall", "--yes", "--delete-data"]) == Exit.OK
+    assert not [undo for undo in here.hands.undone if isinstance(undo, DeleteObjects)]
+    assert not here.journal.directory.exists()
+
+
+def test_what_is_in_a_cluster_that_does_not_answer_stays_and_that_is_said(
+    here: Here, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(["install", *IMAGE, "--yes"])
+    here.hands.carried_by = Carriers("host-1", problem="nodes cannot be listed: refused")
+    capsys.readouterr()
+
+    assert run(["uninstall", "--yes", "--delete-data"]) == Exit.OK
+
+    out = capsys.readouterr().out
+    assert "Nobody can tell whether other servers carry the cluster" in out
+    assert "kubectl delete node host-1" in out
+    assert not [undo for undo in here.hands.undone if isinstance(undo, DeleteObjects)]
+    assert StopService("k3s.service") in here.hands.undone
+
+
+def test_a_founder_with_the_only_member_of_the_swarms_etcd_does_not_leave_others_without_it(
+    here: Here, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(["install", *IMAGE, "--etcd", "dedicated", "--yes"])
+    here.hands.carried_by = Carriers("host-1", ("host-2",), members=("host-1",))
+
+    assert run(["uninstall", "--yes", "--delete-data"]) == Exit.REFUSED
+
+    assert "the only member of the swarm's own etcd is on this host" in capsys.readouterr().err
+    assert not here.hands.undone
 
 
 def test_uninstalling_asks_too(here: Here, capsys: pytest.CaptureFixture[str]) -> None:

@@ -98,7 +98,9 @@ class World:
         install(self.plan, self.hands, self.journal, self.told.append)
 
     def uninstall(self, *, delete_data: bool = True) -> None:
-        remains = uninstall(self.hands, self.journal, self.told.append, delete_data=delete_data)
+        remains = uninstall(
+            self.hands, self.journal, self.told.append, carriers=self.hands.carriers(), delete_data=delete_data
+        )
         if not remains.kept:
             self.journal.remove()
 

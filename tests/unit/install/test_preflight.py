@@ -127,6 +127,16 @@ def test_joining_needs_a_server_that_answers_and_clocks_that_agree() -> None:
     assert clock.found == "60 s behind 10.0.0.2"
 
 
+def test_one_that_has_joined_needs_the_server_no_more_that_it_joined() -> None:
+    """The founder may have left since."""
+    options = Options(join="10.0.0.2", token_file="/token", image="x/y:1")
+
+    found = checks(options=options, join_problem="does not answer: refused", is_installed=True, is_started=True)
+
+    assert errors(found) == ()
+    assert ("server to join", "warning") in [(check.name, check.level) for check in found]
+
+
 def test_a_bundle_must_be_whole() -> None:
     options = Options(airgap="/bundle")
 

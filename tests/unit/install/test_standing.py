@@ -43,6 +43,14 @@ def test_what_would_lose_what_stands_is_refused(before: Options, asked: Options,
     assert "dragonfly uninstall --delete-data" in error.remedy
 
 
+def test_a_founder_that_left_its_cluster_neither_founds_nor_joins_with_what_it_has_of_it() -> None:
+    for asked in (FOUNDER, JOINED):
+        (error,) = found(FOUNDER, asked, kept_data=True, left_to=("host-2", "host-3"))
+
+        assert "left the cluster that it had founded to host-2, host-3" in error.found
+        assert "dragonfly uninstall --delete-data" in error.remedy
+
+
 def test_data_that_stayed_is_as_little_lost() -> None:
     (error,) = found(FOUNDER, msgspec.structs.replace(FOUNDER, etcd="dedicated"), kept_data=True)
 
