@@ -55,7 +55,7 @@ def plan(
             *_imported(options, images),
             *(_cluster(options, facts) if options.is_first else ()),
             *_etcd(options, facts),
-            *(_readiness(ready_within) if options.is_first else ()),
+            *_readiness(ready_within),
         )
     )
 

@@ -298,7 +298,7 @@ def _sources(options: Options, facts: HostFacts) -> Iterator[Check]:
             "no internet, and no --airgap",
             "Make a bundle where there is internet (dragonfly bundle DIR), bring it here, and name it: --airgap DIR.",
         )
-    if options.is_first and not (options.image or options.image_archive or options.airgap):
+    if not (options.image or options.image_archive or options.airgap):  # replicas run on every server
         yield Check(
             "image",
             "error",

@@ -87,12 +87,12 @@ def test_k3s_serves_the_gateway_of_its_etcd_to_pods_and_encrypts_secrets() -> No
     assert "enable-grpc-gateway=true" in said["etcd-arg"]
 
 
-def test_a_host_that_joins_starts_k3s_and_tells_the_replicas_of_its_member() -> None:
+def test_a_host_that_joins_tells_the_replicas_of_its_member_and_waits_until_they_are_well() -> None:
     made = plan(Options(join="10.0.0.50", token_file="/token", floating_ip="10.0.0.50"), FACTS)
 
     assert names(made) == [
         *("settings", "data", "hookos", "binary", "join-token", "config", "unit", "k3s", "node"),
-        "etcd",
+        *("etcd", "replicas", "self-test"),
     ]
     said = config(made)
     assert said["server"] == "https://10.0.0.50:6443"

@@ -118,7 +118,7 @@ def test_an_installation_that_has_not_started_k3s_needs_free_ports_still() -> No
 
 
 def test_joining_needs_a_server_that_answers_and_clocks_that_agree() -> None:
-    options = Options(join="10.0.0.2", token_file="/token")
+    options = Options(join="10.0.0.2", token_file="/token", image="x/y:1")
 
     assert errors(checks(options=options)) == ()
     (server,) = errors(checks(options=options, join_problem="does not answer: refused"))
@@ -150,8 +150,10 @@ def test_a_bundle_must_be_whole() -> None:
     ]
 
 
-def test_somebody_must_say_where_the_image_is() -> None:
-    (found,) = errors(checks(options=Options()))
+@pytest.mark.parametrize("options", [Options(), Options(join="10.0.0.2", token_file="/token")])
+def test_somebody_must_say_where_the_image_is(options: Options) -> None:
+    """On each server: replicas come to run there too."""
+    (found,) = errors(checks(options=options))
 
     assert found.name == "image"
     assert "--image-archive" in found.remedy
