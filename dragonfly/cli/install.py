@@ -31,7 +31,7 @@ from dragonfly.install.options import K3S_VERSION, TINKERBELL_VERSION, BadOption
 from dragonfly.install.plan import plan as plan_for
 from dragonfly.install.preflight import errors, preflight
 from dragonfly.install.progress import planned
-from dragonfly.install.standing import left_out
+from dragonfly.install.again import left_out
 from dragonfly.install.steps import Plan
 from dragonfly.install.survey import DIRECTORY
 from dragonfly.settings import Address, parse_address

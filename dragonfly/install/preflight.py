@@ -12,7 +12,7 @@ import msgspec
 
 from dragonfly.install.host_facts import HostFacts, Listener
 from dragonfly.install.options import SERVICE_PORT, Options
-from dragonfly.install.standing import conflicts
+from dragonfly.install.again import conflicts
 
 Level = Literal["ok", "warning", "error"]
 
