@@ -1,15 +1,19 @@
 """`dragonfly bundle`: all that an installation needs, in a directory for hosts without internet."""
 
+import os
 from pathlib import Path
+from typing import Final
 
 import click
 
 from dragonfly.cli.errors import CliError, Exit
 from dragonfly.cli.session import console
 from dragonfly.install.bundle import Wanted, make
-from dragonfly.install.execution import StepFailed
-from dragonfly.install.options import K3S_VERSION, TINKERBELL_VERSION
+from dragonfly.install.execution import StepFailed, Unreachable
+from dragonfly.install.options import K3S_VERSION, TINKERBELL_VERSION, BadOptions, Options, checked
 from dragonfly.install.registry import Registry
+
+_OFFLINE: Final = "A bundle is made where there is internet, and then brought to the hosts. Said again, it begins anew."
 
 
 @click.command(name="bundle")
@@ -20,13 +24,26 @@ from dragonfly.install.registry import Registry
 @click.option("--tinkerbell-version", default=TINKERBELL_VERSION, show_default=True)
 def bundle_command(directory: str, *, image_archive: str, arch: str, k3s_version: str, tinkerbell_version: str) -> int:
     """Fetch k3s, Tinkerbell and their images into DIR, for `dragonfly install --airgap DIR` elsewhere."""
+    try:
+        checked(Options(k3s_version=k3s_version, tinkerbell_version=tinkerbell_version))
+    except BadOptions as error:
+        raise CliError("these options make no sense:\n  " + "\n  ".join(error.problems), Exit.USAGE) from error
+    if not os.access(image_archive, os.R_OK) or Path(image_archive).is_dir():
+        raise CliError(
+            f"--image-archive: {image_archive} cannot be read; nothing was fetched",
+            Exit.USAGE,
+            "Name the file that `make image` made.",
+        )
     wanted = Wanted(arch, k3s_version, tinkerbell_version, image_archive)
     err = console(stderr=True)
     try:
         make(Path(directory), wanted, Registry(), lambda text: err.print(text, soft_wrap=True))
+    except Unreachable as error:
+        raise CliError(f"the bundle is not whole: {error}", Exit.UNREACHABLE, _OFFLINE) from error
     except StepFailed as error:
         raise CliError(f"the bundle is not whole: {error}", Exit.UNREACHABLE, error.remedy) from error
     except OSError as error:
-        raise CliError(f"{directory} cannot be written: {error.strerror}", Exit.USAGE) from error
+        place = error.filename or directory
+        raise CliError(f"{place} cannot be written: {error.strerror or error}", Exit.USAGE) from error
     console().print(f"{directory} has all that an installation needs.", soft_wrap=True)
     return Exit.OK

@@ -13,6 +13,7 @@ from dragonfly.install import k3s
 from dragonfly.install.bundle_files import CHART, IMAGES, K3S, SUMS
 from dragonfly.install.execution import StepFailed
 from dragonfly.install.host import Host, sha256
+from dragonfly.install.manifests import images as images_of_manifests
 from dragonfly.install.options import K3S_VERSION, TINKERBELL_VERSION
 from dragonfly.install.registry import Reference, Registry, reference
 from dragonfly.install.tinkerbell import CHART as CHART_URL
@@ -31,6 +32,8 @@ class Wanted(NamedTuple):
     tinkerbell_version: str = TINKERBELL_VERSION
     image_archive: str = ""
     """Of a replica, as `make image` makes it."""
+    k3s_releases: str = k3s.RELEASES
+    """The URL above k3s's versions; tests have one of their own."""
 
 
 def make(directory: Path, wanted: Wanted, registry: Registry, say: Say) -> None:
@@ -45,7 +48,7 @@ def make(directory: Path, wanted: Wanted, registry: Registry, say: Say) -> None:
     _save_k3s(directory, wanted, say)
     chart = registry.chart(reference(f"{CHART_URL.removeprefix(_PREFIX)}:{wanted.tinkerbell_version}"))
     (directory / CHART).write_bytes(chart)
-    for image in images_of(chart):
+    for image in images_wanted(chart):
         registry.save_image(image, wanted.architecture, images / file_of(image), say)
     if wanted.image_archive:
         _copy(Path(wanted.image_archive), images)
@@ -57,6 +60,11 @@ def seal(directory: Path) -> None:
     files = [path for path in sorted(directory.rglob("*")) if path.is_file() and path.name != SUMS]
     lines = [f"{sha256(path)}  {path.relative_to(directory)}\n" for path in files]
     (directory / SUMS).write_text("".join(lines), encoding="utf-8")
+
+
+def images_wanted(chart: bytes) -> tuple[Reference, ...]:
+    """Return the images that an installation starts in any of its modes, but for k3s's own and the replicas'."""
+    return (*images_of(chart), *map(reference, images_of_manifests()))
 
 
 def images_of(chart: bytes) -> tuple[Reference, ...]:
@@ -82,8 +90,11 @@ def _document(archive: tarfile.TarFile, name: str) -> Any:
 
 
 def _save_k3s(directory: Path, wanted: Wanted, say: Say) -> None:
-    host = Host(directory)
-    urls = {name: k3s.download(wanted.k3s_version, wanted.architecture, name) for name in ("binary", "images", "sums")}
+    host = Host(directory, scheme=wanted.k3s_releases.partition(":")[0])
+    urls = {
+        name: k3s.download(wanted.k3s_version, wanted.architecture, name, wanted.k3s_releases)
+        for name in ("binary", "images", "sums")
+    }
     host.download(urls["binary"], urls["sums"], f"/{K3S}", 0o755, say)
     host.download(urls["images"], urls["sums"], f"/{IMAGES}/{urls['images'].rpartition('/')[2]}", 0o644, say)
 

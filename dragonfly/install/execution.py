@@ -24,6 +24,10 @@ class StepFailed(Exception):
         super().__init__(message)
 
 
+class Unreachable(StepFailed):
+    """Who has what is to be fetched does not answer here, or not to the end."""
+
+
 class Stopped(Exception):
     """An installation stopped at a step; all before it stand."""
 

@@ -10,12 +10,13 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from http.client import HTTPException
+from http.client import HTTPException, HTTPResponse, IncompleteRead
 from pathlib import Path
 from typing import IO, Final
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-from dragonfly.install.execution import StepFailed
+from dragonfly.install.execution import StepFailed, Unreachable
 from dragonfly.install.k3s import BINARY
 from dragonfly.install.mounts import mounts, to_unmount
 from dragonfly.install.steps import RemoveDirectory, RemoveFile, RestoreFile, Undo
@@ -33,9 +34,15 @@ _NETWORKS: Final = "/run/netns"
 class Host:
     """This computer, or a tree that stands for it."""
 
-    def __init__(self, root: Path = Path("/")) -> None:
-        """`root`: where the tree is; tests have one of their own."""
+    def __init__(self, root: Path = Path("/"), *, scheme: str = "https") -> None:
+        """Look at a tree.
+
+        Args:
+            root: where it is; tests have one of their own.
+            scheme: of what is downloaded; tests have a server without certificates.
+        """
         self._root = root
+        self._scheme = scheme
 
     def path(self, place: str) -> Path:
         return self._root / place.lstrip("/")
@@ -82,18 +89,19 @@ class Host:
         """Fetch a file that is what its checksum says, and return its SHA-256.
 
         Raises:
-            StepFailed: nobody serves it, or it is another.
+            Unreachable: nobody serves it, or not to the end.
+            StepFailed: it is not there, or another, or cannot be written.
         """
+        expected = expected_sum(self._fetched(sums), url)
         try:
-            expected = expected_sum(_fetched(sums).decode(), url)
             path = self.path(place)
             path.parent.mkdir(parents=True, exist_ok=True)
-            with _opened(url) as content:
+            with self._opened(url) as content:
                 return self._put(content, path, mode, say, expected=expected)
-        except (OSError, HTTPException) as error:
-            raise StepFailed(
-                f"{url} cannot be fetched: {error}", "Where there is no internet, install from a bundle: --airgap DIR."
-            ) from error
+        except (HTTPException, ConnectionError, TimeoutError) as error:
+            raise Unreachable(f"{url} cannot be fetched: {error}", "Try again.") from error
+        except OSError as error:
+            raise StepFailed(f"{place} cannot be written: {error.strerror or error}") from error
 
     def has(self, place: str, content: bytes, mode: int) -> bool:
         path = self.path(place)
@@ -206,6 +214,31 @@ class Host:
         for count in range(len(parts), 0, -1):
             yield "/" + "/".join(parts[:count])
 
+    def _fetched(self, url: str) -> str:
+        try:
+            with self._opened(url) as answer:
+                text = answer.read(_PIECE).decode()
+                if answer.length:
+                    raise IncompleteRead(text.encode(), answer.length)
+                return text
+        except (OSError, HTTPException) as error:
+            raise Unreachable(f"{url} cannot be fetched: {error}", "Try again.") from error
+
+    def _opened(self, url: str) -> HTTPResponse:
+        if not url.startswith(f"{self._scheme}://"):
+            raise StepFailed(f"{url}: is not {self._scheme}://")
+        try:
+            opened: HTTPResponse = urlopen(Request(url), timeout=_SILENCE_SECONDS)  # noqa: S310 - the one scheme alone
+        except HTTPError as error:
+            raise StepFailed(
+                f"{url}: the server says {error.code} {error.reason}", "Is there such a version?"
+            ) from error
+        except (OSError, HTTPException) as error:
+            raise Unreachable(
+                f"{url} cannot be fetched: {error}", "Where there is no internet, install from a bundle: --airgap DIR."
+            ) from error
+        return opened
+
     def _put(self, source: IO[bytes], path: Path, mode: int, say: Callable[[str], None], *, expected: str = "") -> str:
         """Copy to a file beside it that takes its place at the end; return the SHA-256."""
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -253,18 +286,6 @@ def _copied(source: IO[bytes], target: IO[bytes], say: Callable[[str], None]) ->
             say(f"{size >> 20} MiB")
             told = time.monotonic()
     return digest.hexdigest()
-
-
-def _opened(url: str) -> IO[bytes]:
-    if not url.startswith("https://"):
-        raise StepFailed(f"{url}: is not https://")
-    opened: IO[bytes] = urlopen(Request(url), timeout=_SILENCE_SECONDS)  # noqa: S310 - https alone
-    return opened
-
-
-def _fetched(url: str) -> bytes:
-    with _opened(url) as answer:
-        return answer.read(_PIECE)
 
 
 def _beside(path: Path) -> Path:

@@ -41,6 +41,9 @@ TREES: Final = tuple(
 )
 """What k3s makes besides, and nobody needs once it is gone."""
 
+RELEASES: Final = "https://github.com/k3s-io/k3s/releases/download"
+"""Has a directory for each version."""
+
 GATEWAY_PORT: Final = 2382
 POD_NETWORK: Final = "10.42.0.0/16"
 """k3s's default, from which each node gets a part."""
@@ -110,16 +113,17 @@ def server_url(join: str) -> str:
     return f"https://{join}" if ":" in join else f"https://{join}:{API_PORT}"
 
 
-def download(version: str, architecture: str, name: str) -> str:
+def download(version: str, architecture: str, name: str, releases: str = RELEASES) -> str:
     """Return where a file of a release is.
 
     Args:
         architecture: `amd64` or `arm64`.
         name: `binary`, `images`, or `sums` for the file with their SHA-256.
+        releases: the URL above all versions.
     """
     file = {
         "binary": "k3s" if architecture == "amd64" else f"k3s-{architecture}",
         "images": f"k3s-airgap-images-{architecture}.tar.zst",
         "sums": f"sha256sum-{architecture}.txt",
     }[name]
-    return f"https://github.com/k3s-io/k3s/releases/download/{version.replace('+', '%2B')}/{file}"
+    return f"{releases}/{version.replace('+', '%2B')}/{file}"

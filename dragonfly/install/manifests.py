@@ -3,11 +3,12 @@
 Pure but for reading those files.
 """
 
-from typing import Any, Final
+from collections.abc import Iterator
+from typing import Any, Final, get_args
 
 from dragonfly.install import kustomize
 from dragonfly.install.detection import TINKERBELL
-from dragonfly.install.options import Options
+from dragonfly.install.options import EtcdMode, Options
 from dragonfly.install.shipped import shipped
 from dragonfly.install.tinkerbell import KUBE_VIP_CLASS
 from dragonfly.kube.resources import Object
@@ -34,6 +35,20 @@ def namespaces(options: Options) -> list[Object]:
     """Return those that Secrets need before anything else is there."""
     shipped_ones = [obj for obj in manifests(options) if obj["kind"] == "Namespace"]
     return [{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": TINKERBELL}}, *shipped_ones]
+
+
+def images() -> tuple[str, ...]:
+    """Return what the containers of all modes are made from, but for the replicas' own image."""
+    found = (_images(kustomize.render(shipped() / "overlays" / mode)) for mode in get_args(EtcdMode))
+    return tuple(dict.fromkeys(image for images_of_mode in found for image in images_of_mode))
+
+
+def _images(objects: list[Object]) -> Iterator[str]:
+    for obj in objects:
+        pod = obj.get("spec", {}).get("template", {}).get("spec", {})
+        for container in (*pod.get("initContainers", ()), *pod.get("containers", ())):
+            if (obj["kind"], obj["metadata"]["name"], container["name"]) != ("Deployment", NAME, NAME):
+                yield container["image"]
 
 
 def _adapted(obj: Object, options: Options) -> Object:

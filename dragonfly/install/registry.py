@@ -16,7 +16,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlencode
 from urllib.request import Request, urlopen
 
-from dragonfly.install.execution import StepFailed
+from dragonfly.install.execution import StepFailed, Unreachable
 
 Say = Callable[[str], None]
 
@@ -32,6 +32,7 @@ _CHART: Final = "application/vnd.cncf.helm.chart.content.v1.tar+gzip"
 _REFERENCE: Final = re.compile(
     r"(?P<registry>[a-z0-9.-]+(:[0-9]+)?)/(?P<repository>[a-z0-9._/-]+):(?P<tag>[A-Za-z0-9_][A-Za-z0-9._-]*)"
 )
+_HOSTS: Final = {"docker.io": "registry-1.docker.io"}
 _PIECE: Final = 1 << 20
 _SILENCE_SECONDS: Final = 60
 
@@ -67,9 +68,15 @@ def reference(text: str) -> Reference:
 class Registry:
     """Asks registries as anybody may."""
 
-    def __init__(self, *, scheme: str = "https") -> None:
-        """`scheme`: tests have a registry without certificates."""
+    def __init__(self, *, scheme: str = "https", hosts: Mapping[str, str] = _HOSTS) -> None:
+        """Begin without tokens.
+
+        Args:
+            scheme: tests have a registry without certificates.
+            hosts: who answers for a registry that is not its own host; tests have one for all.
+        """
         self._scheme = scheme
+        self._hosts = hosts
         self._tokens: dict[str, str] = {}
 
     def save_image(self, image: Reference, architecture: str, target: Path, say: Say) -> None:
@@ -142,7 +149,7 @@ class Registry:
             return answer.read()
 
     def _open(self, image: Reference, path: str) -> IO[bytes]:
-        host = "registry-1.docker.io" if image.registry == "docker.io" else image.registry
+        host = self._hosts.get(image.registry, image.registry)
         url = f"{self._scheme}://{host}/v2/{image.repository}/{path}"
         place = f"{host}/{image.repository}"
         try:
@@ -153,7 +160,7 @@ class Registry:
             self._tokens[place] = self._token(error.headers.get("WWW-Authenticate", ""), image)
             return self._open(image, path)
         except (URLError, OSError) as error:
-            raise StepFailed(f"{image}: {host} does not answer: {error}") from error
+            raise Unreachable(f"{image}: {host} does not answer: {error}") from error
 
     def _token(self, challenge: str, image: Reference) -> str:
         """Return what a registry gives to anybody who asks for one image."""
@@ -165,7 +172,7 @@ class Registry:
             with _opened(f"{said['realm']}?{urlencode(asked)}", "") as answer:
                 found = json.loads(answer.read())
         except (URLError, OSError) as error:
-            raise StepFailed(f"{image}: {image.registry} gives no token: {error}") from error
+            raise Unreachable(f"{image}: {image.registry} gives no token: {error}") from error
         return str(found.get("token") or found.get("access_token") or "")
 
 

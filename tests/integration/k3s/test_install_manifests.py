@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from dragonfly.install import kustomize, tinkerbell
+from dragonfly.install.bundle import images_wanted
 from dragonfly.install.options import EtcdMode, Options
 from dragonfly.install.shipped import shipped
 from tests.integration.k3s.rendered import KUBERNETES, MODES, Name, Object, helm, kustomized, name_of
@@ -67,6 +68,38 @@ def test_without_dhcp_and_with_files_elsewhere_the_chart_serves_neither(tmp_path
     told = _environment(found)
     assert told["TINKERBELL_DHCP_ENABLED"] == "false"
     assert told["TINKERBELL_IPXE_HTTP_SCRIPT_OSIE_URL"] == "http://10.0.0.9/hook"
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_image_of_a_mode_is_in_the_bundle_or_is_the_replicas_own(mode: EtcdMode) -> None:
+    started = _images(kustomized(shipped() / "overlays" / mode))
+
+    named = {str(image) for image in images_wanted(chart().read_bytes())}
+    assert started - named == {"dragonfly:0.1.0"}, "what --image-archive brings"
+    assert started & named == ({"gcr.io/etcd-development/etcd:v3.7.1"} if mode == "dedicated" else set())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        Options(airgap="/bundle"),
+        Options(airgap="/bundle", floating_ip="10.0.0.50", tinkerbell_ip="10.0.0.51", artifacts_ip="10.0.0.52"),
+    ],
+)
+def test_every_image_of_tinkerbells_chart_is_in_the_bundle(options: Options, tmp_path: Path) -> None:
+    """HookOS is not in it: an airgapped installation has the chart serve none."""
+    started = _images(_tinkerbell(options, tmp_path))
+
+    assert started
+    assert started <= {str(image) for image in images_wanted(chart().read_bytes())}
+
+
+def _images(found: object) -> set[str]:
+    """Whatever stands under a key `image`, however deep."""
+    if isinstance(found, dict):
+        own = {found["image"]} if isinstance(found.get("image"), str) else set()
+        return own.union(*map(_images, found.values()))
+    return set().union(*map(_images, found)) if isinstance(found, list) else set()
 
 
 def _tinkerbell(options: Options, directory: Path) -> dict[Name, Object]:

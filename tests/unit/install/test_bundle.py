@@ -2,101 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
 import tarfile
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
-from dragonfly.install.bundle import file_of, images_of, seal
+from dragonfly.install.bundle import file_of, images_of, images_wanted, seal
 from dragonfly.install.execution import StepFailed
 from dragonfly.install.host_survey import airgap
 from dragonfly.install.registry import Reference, Registry, reference
-
-CHART_TYPE = "application/vnd.cncf.helm.chart.content.v1.tar+gzip"
-TOKEN = "for-anybody"
-
-
-def digest(content: bytes) -> str:
-    return f"sha256:{hashlib.sha256(content).hexdigest()}"
-
-
-class Served:
-    """A registry on loopback that gives a token to whoever asks, and blobs only with it, from another place."""
-
-    def __init__(self) -> None:
-        self.blobs: dict[str, bytes] = {}
-        self.tags: dict[str, bytes] = {}
-        self.told_elsewhere: list[str] = []
-        served = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                served.answer(self)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.host = f"127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def answer(self, request: BaseHTTPRequestHandler) -> None:
-        path = request.path.partition("?")[0]
-        if path == "/token":
-            _send(request, 200, json.dumps({"token": TOKEN}).encode())
-        elif path.startswith("/elsewhere/"):
-            self.told_elsewhere.append(request.headers.get("Authorization", ""))
-            _send(request, 200, self.blobs[path.rpartition("/")[2]])
-        elif request.headers.get("Authorization") != f"Bearer {TOKEN}":
-            challenge = f'Bearer realm="http://{self.host}/token",service="here"'
-            _send(request, 401, b"", {"WWW-Authenticate": challenge})
-        elif "/blobs/" in path:
-            _send(request, 307, b"", {"Location": f"http://{self.host}/elsewhere/{path.rpartition('/')[2]}"})
-        else:
-            name = path.rpartition("/")[2]
-            found = self.tags.get(name) or self.blobs.get(name)
-            _send(request, 200 if found else 404, found or b"")
-
-    def put(self, content: bytes, media_type: str) -> dict[str, Any]:
-        self.blobs[digest(content)] = content
-        return {"mediaType": media_type, "digest": digest(content), "size": len(content)}
-
-    def image(self, tag: str, *layers: tuple[bytes, str]) -> None:
-        manifest = {
-            "schemaVersion": 2,
-            "config": self.put(b"{}", "application/vnd.oci.image.config.v1+json"),
-            "layers": [self.put(*layer) for layer in layers],
-        }
-        self.tags[tag] = json.dumps(manifest).encode()
-
-    def index(self, tag: str, architecture: str, of: str) -> None:
-        one = self.put(self.tags[of], "application/vnd.oci.image.manifest.v1+json")
-        one["platform"] = {"os": "linux", "architecture": architecture}
-        self.tags[tag] = json.dumps({"schemaVersion": 2, "manifests": [one]}).encode()
-
-
-def _send(request: BaseHTTPRequestHandler, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
-    request.send_response(status)
-    for name, value in {**(headers or {}), "Content-Length": str(len(body))}.items():
-        request.send_header(name, value)
-    request.end_headers()
-    request.wfile.write(body)
+from tests.unit.install.served import CHART_TYPE, Served, digest, packed_chart
 
 
 @pytest.fixture
 def served() -> Iterator[Served]:
-    served = Served()
-    yield served
-    served.server.shutdown()
-    served.server.server_close()
+    with Served() as served:
+        yield served
 
 
 def quiet(text: str) -> None:
@@ -144,7 +67,7 @@ def test_what_is_not_there_is_told(served: Served) -> None:
 
 
 def test_a_chart_names_the_images_that_it_starts(served: Served) -> None:
-    packed = _chart()
+    packed = packed_chart()
     served.image("v0.25.0", (packed, CHART_TYPE))
 
     chart = Registry(scheme="http").chart(Reference(served.host, "charts/tinkerbell", "v0.25.0"))
@@ -155,6 +78,14 @@ def test_a_chart_names_the_images_that_it_starts(served: Served) -> None:
         "ghcr.io/a/relay-init:v0.1.0",
         "ghcr.io/kube-vip/kube-vip:v1.0.0",
     ]
+
+
+def test_a_bundle_has_the_images_of_all_modes_too() -> None:
+    """`--etcd dedicated` starts an etcd that no chart names."""
+    names = [str(image) for image in images_wanted(packed_chart())]
+
+    assert [name for name in names if "etcd" in name] == ["gcr.io/etcd-development/etcd:v3.7.1"]
+    assert not [name for name in names if "dragonfly" in name], "the replicas' own comes with --image-archive"
 
 
 @pytest.mark.parametrize(
@@ -185,22 +116,3 @@ def test_preflight_takes_what_was_sealed(tmp_path: Path) -> None:
 
     found = airgap(tmp_path)
     assert (found.missing, found.broken) == ((), ())
-
-
-def _chart() -> bytes:
-    values = {
-        "deployment": {
-            "image": "ghcr.io/tinkerbell/tinkerbell",
-            "imageTag": None,
-            "init": {"image": "ghcr.io/a/relay-init:v0.1.0"},
-        },
-        "optional": {"kubevip": {"image": "ghcr.io/kube-vip/kube-vip:v1.0.0"}},
-    }
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w:gz") as archive:
-        for name, content in (("Chart.yaml", {"appVersion": "v0.25.0"}), ("values.yaml", values)):
-            text = yaml.safe_dump(content).encode()
-            entry = tarfile.TarInfo(f"tinkerbell/{name}")
-            entry.size = len(text)
-            archive.addfile(entry, io.BytesIO(text))
-    return out.getvalue()
