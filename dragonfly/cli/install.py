@@ -23,6 +23,7 @@ from dragonfly.cli.install_telling import (
 )
 from dragonfly.cli.session import console
 from dragonfly.install import host_survey
+from dragonfly.install.again import left_out
 from dragonfly.install.execution import Event, Stopped, Tell, install
 from dragonfly.install.hands import RealHands
 from dragonfly.install.host import Host
@@ -31,15 +32,16 @@ from dragonfly.install.options import K3S_VERSION, TINKERBELL_VERSION, BadOption
 from dragonfly.install.plan import plan as plan_for
 from dragonfly.install.preflight import errors, preflight
 from dragonfly.install.progress import planned
-from dragonfly.install.again import left_out
+from dragonfly.install.standing import JOINED
 from dragonfly.install.steps import Plan
 from dragonfly.install.survey import DIRECTORY
+from dragonfly.install.survey import JOURNAL as IN_DIRECTORY
 from dragonfly.settings import Address, parse_address
 
 if TYPE_CHECKING:
     from dragonfly.cli.progress_page import ProgressPage
 
-JOURNAL: Final = DIRECTORY / "install"
+JOURNAL: Final = DIRECTORY / IN_DIRECTORY
 PROGRESS_PAGE: Final = "127.0.0.1:3001"
 
 _PATHS: Final = ("token_file", "airgap", "image_archive", "etcd_ca_file", "etcd_password_file")
@@ -238,7 +240,7 @@ def _carry_out(options: Options, plan: Plan, journal: Journal, page: "ProgressPa
         raise failure from stopped
     if page:
         page.end("done", f"Dragonfly answers at {address}" if address else "This host is a server of the cluster.")
-    journal.installed(address or "joined")
+    journal.installed(address or JOINED)
     token = hands.secrets.admin_token() if options.is_first and not was_shown else ""
     _tell_end(options, address, token, as_json=as_json)
     return Exit.OK

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from dragonfly.cli.errors import CliError, Exit
 from dragonfly.install.detection import ClusterFound, Detection, EtcdFound, Finding
-from dragonfly.install.survey import Taken, survey
+from dragonfly.install.survey import Taken, survey, with_own_cluster
 from dragonfly.settings import Settings
 from dragonfly.telemetry import logs
 
@@ -24,6 +24,7 @@ def run_with_etcd_found(settings: Settings) -> int:
     Raises:
         CliError: there is none, or it does not answer.
     """
+    settings = with_own_cluster(settings, os.environ)
     found = asyncio.run(survey(settings, os.environ))
     if found.route is None:
         raise refusal(found.detection)
@@ -61,7 +62,7 @@ def _reason(found: Detection) -> tuple[str, Exit]:
 
 def tell_local(settings: Settings, out: Console) -> int:
     """Look, print what was found and why, and return the exit code: whether a replica could work here."""
-    found = asyncio.run(survey(settings, os.environ)).detection
+    found = asyncio.run(survey(with_own_cluster(settings, os.environ), os.environ)).detection
     _line(out, "Mode", found.mode, "bold red" if found.mode == "not-installed" else "green")
     _findings(out, found.why)
     if found.cluster is not None:

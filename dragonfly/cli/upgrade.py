@@ -20,6 +20,7 @@ from dragonfly.install.options import BadOptions, Options, checked
 from dragonfly.install.plan import READY_SECONDS
 from dragonfly.install.plan import plan as plan_for
 from dragonfly.install.preflight import errors, preflight
+from dragonfly.install.standing import in_words, next_steps
 from dragonfly.install.upgrade import WentBack, check_schema, upgrade
 
 
@@ -42,15 +43,31 @@ def upgrade_command(*, ready_within: int, yes: bool, output: str, **given: Any) 
         raise CliError("this changes the host: run it as root", Exit.REFUSED, "sudo dragonfly upgrade")
     journal = Journal(JOURNAL)
     try:
-        before = journal.options()
-        if before is None or not journal.address():
-            raise CliError("nothing is installed here that could be upgraded", Exit.NOT_FOUND, "See: dragonfly install")
+        before = _installed(journal)
         options = _options(before, given)
         return _upgrade(before, options, journal, ready_within=ready_within, yes=yes, as_json=output == "json")
     except BadOptions as error:
         raise CliError("these options make no sense:\n  " + "\n  ".join(error.problems), Exit.USAGE) from error
     except (Busy, UnknownJournal) as error:
         raise CliError(str(error), Exit.REFUSED) from error
+
+
+def _installed(journal: Journal) -> Options:
+    """Return with which options it was.
+
+    Raises:
+        Busy: another process works on it.
+        CliError: it was not, or not to the end.
+        UnknownJournal: a newer Dragonfly wrote the journal.
+    """
+    before, standing = journal.options(), journal.standing()
+    if standing.state == "working":
+        raise Busy(in_words(standing))
+    if standing.state == "installed" and before is not None:
+        return before
+    if standing.state == "unrecorded":
+        raise CliError("nothing is installed here that could be upgraded", Exit.NOT_FOUND, "See: dragonfly install")
+    raise CliError(f"{in_words(standing)}; there is nothing to upgrade yet", Exit.NOT_FOUND, next_steps(standing))
 
 
 def _options(before: Options, given: dict[str, Any]) -> Options:

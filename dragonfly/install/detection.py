@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 import msgspec
 
+from dragonfly.install.standing import Standing, in_words, next_steps
 from dragonfly.model.values import Value
 
 Mode: TypeAlias = Literal["pod", "local", "remote", "not-installed"]
@@ -102,6 +103,10 @@ class Facts(NamedTuple):
     """The same."""
     taken: "EtcdFound | None" = None
     """What the replica that asks has found when it was started, if it was not its settings."""
+    installation: Standing | None = None
+    """What its journal in the directory says; None where there is no directory."""
+    own_kubeconfig: str = ""
+    """Where an installation on this computer keeps the kubeconfig of its cluster."""
 
 
 class Finding(Value, frozen=True, kw_only=True):
@@ -179,8 +184,15 @@ def _findings(facts: Facts, mode: Mode) -> list[Finding]:
         Finding(
             looked_at=facts.directory, found="there" if facts.has_directory else "not there", decides=mode == "local"
         ),
+        *_installation_findings(facts),
         *_cluster_findings(facts.cluster, mode),
     ]
+
+
+def _installation_findings(facts: Facts) -> list[Finding]:
+    if facts.installation is None:
+        return []
+    return [Finding(looked_at=f"{facts.directory}/install", found=in_words(facts.installation))]
 
 
 def _cluster_findings(cluster: ClusterFacts | None, mode: Mode) -> list[Finding]:
@@ -269,9 +281,17 @@ def _looked_at(facts: Facts) -> list[SecretFacts | RelayFacts]:
 
 
 def _advice(facts: Facts, mode: Mode) -> list[str]:
-    cluster = facts.cluster
+    here, cluster = facts.installation, facts.cluster
+    leads_nowhere = cluster is None and not facts.endpoints and facts.taken is None
     advice: list[str] = []
-    if cluster is None and not facts.endpoints and facts.taken is None:
+    if here is not None and mode == "local" and (leads_nowhere or here.is_half) and (said := next_steps(here)):
+        advice.append(said)
+        if leads_nowhere:
+            # Where its cluster is, and its etcd, follows from that.
+            return advice
+    if leads_nowhere and here is not None and here.state == "installed":
+        advice.append(f"The cluster that is installed here: set KUBECONFIG={facts.own_kubeconfig}, as root.")
+    elif leads_nowhere:
         advice.append("Set KUBECONFIG to a file that leads to the cluster with Tinkerbell.")
     elif cluster and cluster.broken:
         advice.append("Mend the kubeconfig; nothing can be told of the cluster before.")

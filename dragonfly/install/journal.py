@@ -9,16 +9,20 @@ import contextlib
 import fcntl
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Final, Literal, TypeAlias
+from typing import IO, Final, Literal, TypeAlias
 
 import msgspec
 
 from dragonfly.install.options import Options
+from dragonfly.install.standing import Standing
 from dragonfly.install.steps import Undo
 
 VERSION: Final = 1
+
+_LOOK_SECONDS: Final = 0.2
 
 State: TypeAlias = Literal["begun", "done", "undone"]
 
@@ -113,11 +117,21 @@ class Journal:
         """
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         with (self.directory / "lock").open("ab") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise Busy("another installation, upgrade or uninstallation runs on this host") from error
+            if not _locked(lock, fcntl.LOCK_EX):
+                # Who only looked (`is_held`) is gone by now.
+                time.sleep(_LOOK_SECONDS)
+                if not _locked(lock, fcntl.LOCK_EX):
+                    raise Busy("another installation, upgrade or uninstallation runs on this host")
             yield
+
+    def is_held(self) -> bool:
+        """Whether a process has it for itself now."""
+        try:
+            lock = (self.directory / "lock").open("rb")
+        except OSError:
+            return False
+        with lock:
+            return not _locked(lock, fcntl.LOCK_SH)
 
     def remove(self) -> None:
         """Remove it, with its directory, and the one above if nothing else is in that."""
@@ -172,6 +186,15 @@ class Journal:
     def left(self, others: tuple[str, ...]) -> None:
         self._write(_Left(others))
 
+    def standing(self) -> Standing:
+        """Return how far the installation is; raises nothing for what cannot be read."""
+        if not self.exists():
+            return self._without_entries()
+        try:
+            return self._standing()
+        except (OSError, UnknownJournal, msgspec.DecodeError) as error:
+            return Standing("unreadable", reason=str(error))
+
     def asked(self, options: Options) -> None:
         if self.options() != options:
             self._write(_Asked(options))
@@ -187,6 +210,39 @@ class Journal:
 
     def installed(self, address: str) -> None:
         self._write(_Installed(address))
+
+    def _without_entries(self) -> Standing:
+        # The outer one first: what is in one that is closed cannot even be asked for.
+        for directory in (self.directory.parent, self.directory):
+            if directory.is_dir() and not os.access(directory, os.X_OK):
+                return Standing("unreadable", reason=f"only root may read {self._file}")
+        return Standing("unrecorded")
+
+    def _standing(self) -> Standing:
+        records = tuple(self.records().values())
+        standing = [record for record in records if record.state != "undone"]
+        begun = [record.step for record in standing if record.state == "begun"]
+        step = (begun or [record.step for record in standing] or [""])[-1]
+        address, goes_back = "", False
+        for entry in self._entries():
+            match entry:
+                case _Installed(found):
+                    address = found
+                case _Undone():
+                    address, goes_back = "", True
+                case _Begun():
+                    goes_back = False
+                case _:
+                    pass
+        if self.is_held():
+            return Standing("working", step)
+        if records and not standing:
+            return Standing("kept")
+        if goes_back:
+            return Standing("leaving", standing[-1].step)
+        if address:
+            return Standing("installed", begun[-1] if begun else "", address, self.former.exists())
+        return Standing("begun", step)
 
     def _entries(self) -> Iterator[_Entry]:
         text = self._file.read_bytes() if self.exists() else b""
@@ -212,6 +268,15 @@ class Journal:
             file.flush()
             os.fsync(file.fileno())
         _sync(self.directory)
+
+
+def _locked(file: IO[bytes], kind: int) -> bool:
+    """Lock a file until it is closed; False if another process has it."""
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _version(line: bytes) -> int:

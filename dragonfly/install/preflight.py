@@ -10,9 +10,9 @@ from typing import Final, Literal
 
 import msgspec
 
+from dragonfly.install.again import conflicts
 from dragonfly.install.host_facts import HostFacts, Listener
 from dragonfly.install.options import SERVICE_PORT, Options
-from dragonfly.install.again import conflicts
 
 Level = Literal["ok", "warning", "error"]
 

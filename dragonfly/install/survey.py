@@ -7,6 +7,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+import msgspec
+
+from dragonfly.install import k3s
 from dragonfly.install.detection import (
     NEEDED,
     TINK_SYSTEM,
@@ -18,6 +21,7 @@ from dragonfly.install.detection import (
     Namespace,
     detect,
 )
+from dragonfly.install.journal import Journal
 from dragonfly.install.search import Found, Route, in_words, problem_of, search
 from dragonfly.kube import resources
 from dragonfly.kube.channel import Limits
@@ -30,6 +34,10 @@ from dragonfly.settings import Settings
 
 DIRECTORY: Final = Path("/var/lib/dragonfly")
 """What an installation on this computer leaves."""
+JOURNAL: Final = "install"
+"""The directory in it that has the journal."""
+KUBECONFIG: Final = Path(k3s.KUBECONFIG)
+"""Of the cluster that is installed here."""
 
 _SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
 _LIMITS: Final = Limits(qps=50, burst=50, in_flight=8, deadline=9.0, attempts=1)
@@ -84,6 +92,16 @@ def source_of(settings: Settings, env: Mapping[str, str]) -> Source | None:
     return InCluster() if env.get("KUBERNETES_SERVICE_HOST") and _SERVICE_ACCOUNT.exists() else None
 
 
+def with_own_cluster(
+    settings: Settings, env: Mapping[str, str], *, directory: Path = DIRECTORY, kubeconfig: Path = KUBECONFIG
+) -> Settings:
+    """Return the settings with the kubeconfig of what is installed here, where none is said and it can be read."""
+    is_local = not settings.installed and directory.is_dir()
+    if is_local and source_of(settings, env) is None and os.access(kubeconfig, os.R_OK):
+        return msgspec.structs.replace(settings, kubeconfig=str(kubeconfig))
+    return settings
+
+
 def _here(settings: Settings, directory: Path) -> Facts:
     return Facts(
         installed=settings.installed,
@@ -91,6 +109,8 @@ def _here(settings: Settings, directory: Path) -> Facts:
         has_directory=directory.is_dir(),
         namespace=settings.namespace,
         endpoints=settings.etcd_endpoints,
+        installation=Journal(directory / JOURNAL).standing() if directory.is_dir() else None,
+        own_kubeconfig=str(KUBECONFIG),
     )
 
 

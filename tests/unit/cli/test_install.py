@@ -315,6 +315,26 @@ def test_only_what_is_installed_is_upgraded(
     assert "See: dragonfly install" in capsys.readouterr().err
 
 
+def test_a_half_finished_installation_is_not_upgraded_and_neither_is_one_that_was_taken_off(
+    here: Here, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli_upgrade, "JOURNAL", here.journal.directory)
+    here.hands.fails_at = SelfTest
+    run(["install", *IMAGE, "--yes"])
+    capsys.readouterr()
+
+    assert run(["upgrade", "--image", "x/y:2", "--yes"]) == Exit.NOT_FOUND
+
+    err = capsys.readouterr().err
+    assert "an installation has begun and stopped at step self-test; there is nothing to upgrade yet" in err
+    assert "Go on with it: dragonfly install. Or take it back: dragonfly uninstall." in err
+    here.hands.fails_at = None
+    run(["install", "--yes"])
+    run(["uninstall", "--yes"])
+    assert run(["upgrade", "--image", "x/y:2", "--yes"]) == Exit.NOT_FOUND
+    assert "its data is still here; there is nothing to upgrade yet" in capsys.readouterr().err
+
+
 def test_a_layout_that_is_not_known_is_refused_before_anything_changes(
     here: Here, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

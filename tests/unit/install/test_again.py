@@ -5,10 +5,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from dragonfly.install.again import left_out
 from dragonfly.install.host_facts import HostFacts
 from dragonfly.install.options import ExternalEtcd, Options
 from dragonfly.install.preflight import Check, errors, preflight
-from dragonfly.install.again import left_out
 
 EXTERNAL = ExternalEtcd(endpoints=("https://a:2379",), ca_file="/ca", username="dragonfly", password_file="/pw")
 FOUNDER = Options(image="x/y:1")
