@@ -16,12 +16,23 @@ pytestmark = [pytest.mark.cluster, pytest.mark.etcd, pytest.mark.slow, pytest.ma
 MOMENTS = ("begun", "carried out")
 
 
-def killed_everywhere(host: BareHost, *arguments: str, look: Callable[[Moment], None] = lambda _: None) -> set[Moment]:
+def killed_everywhere(
+    host: BareHost,
+    *arguments: str,
+    look: Callable[[Moment], None] = lambda _: None,
+    look_after: Callable[[Moment], None] = lambda _: None,
+) -> set[Moment]:
     """Say it again and again, killing it at the first moment where it was not killed yet, until it comes to its end."""
     seen: set[Moment] = set()
     while moment := host.killed_at(seen, *arguments, look=look):
+        look_after(moment)
         seen.add(moment)
     return seen
+
+
+def told(host: BareHost) -> str:
+    """What the host tells of itself."""
+    return host.dragonfly("status", "--local").out
 
 
 def page(host: BareHost) -> dict[str, Any]:
@@ -41,13 +52,21 @@ def test_killed_at_each_moment_of_each_step_it_becomes_the_same_swarm(host: Bare
         assert list(states) == [step["name"] for step in planned]
         assert [name for name, state in states.items() if state == "started"] == [moment.step]
 
-    killed = killed_everywhere(host, *host.installing(*ALL), look=look)
+    def look_after(moment: Moment) -> None:
+        if moment == Moment("config", "begun"):
+            # One is enough: the status takes its second.
+            assert "an installation has begun and stopped at step config" in (now := told(host))
+            assert "To do:         Go on with it: dragonfly install. Or take it back: dragonfly uninstall." in now
+
+    killed = killed_everywhere(host, *host.installing(*ALL), look=look, look_after=look_after)
 
     wanted = {Moment(step["name"], name) for step in planned for name in MOMENTS}
     # Ready as soon as k3s is, or by the time that a killed installation is said again: then there is nothing to do.
     assert {moment.step for moment in wanted - killed} <= {"node", "replicas"}
     assert {Moment("manifests", f"told {number}") for number in (1, 2, 3)} <= killed
     done = finished(host.dragonfly("install", "--yes", "-o", "json"))
+    assert f"installed; answers at {done['address']}" in (now := told(host))
+    assert "kubeconfig /etc/rancher/k3s/k3s.yaml: reaches Kubernetes" in now
     assert members(host, done["address"], host.secret("dragonfly", "admin-token"))
     assert len(killed_everywhere(host, "uninstall", "--yes", "--delete-data", "-o", "json")) > 15
     assert host.state() == before
