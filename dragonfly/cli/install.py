@@ -17,6 +17,7 @@ from dragonfly.cli.install_telling import (
     Teller,
     manifests_of,
     plan_document,
+    plan_event,
     tell_checks,
     tell_plan,
     write_json,
@@ -163,7 +164,9 @@ def _install(options: Options, journal: Journal, page: Address | None, *, yes: b
             Exit.REFUSED,
             "\n".join(f"{check.name}: {check.remedy}" for check in bad) if as_json else "",
         )
-    if not as_json:
+    if as_json:
+        write_json(plan_event(plan))
+    else:
         out.print()
         tell_plan(plan, out)
     _confirm(plan, yes=yes)

@@ -12,9 +12,9 @@ from rich.status import Status
 from rich.text import Text
 
 from dragonfly.install import k3s
-from dragonfly.install.execution import Event
+from dragonfly.install.execution import Event, WayBack
 from dragonfly.install.preflight import Check
-from dragonfly.install.steps import ApplyChart, ApplyObjects, Plan, WriteFile, described
+from dragonfly.install.steps import ApplyChart, ApplyObjects, Plan, WriteFile, described, in_words
 
 _STYLES: Final = {"ok": "green", "warning": "yellow", "error": "bold red"}
 _MARKS: Final = {"ok": "ok", "warning": "note", "error": "no"}
@@ -51,7 +51,7 @@ class Teller:
         elif event.event == "undo" and event.state == "started":
             self._doing(event.text)
         else:
-            words = f"stays: {event.text.removeprefix('remove ')}" if event.event == "kept" else f"done: {event.text}"
+            words = f"stays: {_staying(event.text)}" if event.event == "kept" else f"done: {event.text}"
             self._out.print(f"  {words}", soft_wrap=True)
 
     def _step(self, event: Event) -> None:
@@ -126,7 +126,41 @@ def _objects(plan: Plan) -> list[Any]:
 
 def plan_document(checks: Sequence[Check], plan: Plan) -> dict[str, Any]:
     """Return the plan as one JSON object."""
+    return {"checks": msgspec.to_builtins(checks), "steps": _steps(plan), "manifests": _objects(plan)}
+
+
+def plan_event(plan: Plan) -> dict[str, Any]:
+    """Return what a program is told before anything changes."""
+    return {"event": "plan", "steps": _steps(plan)}
+
+
+def way_back_event(way: Iterable[WayBack]) -> dict[str, Any]:
+    """Return the same of an uninstallation."""
     steps = [
+        {
+            "name": back.step,
+            "undo": [in_words(undo) for undo in back.going],
+            "stays": [_staying(in_words(undo)) for undo in back.staying],
+        }
+        for back in way
+        if back.going or back.staying
+    ]
+    return {"event": "plan", "steps": steps}
+
+
+def tell_way_back(way: Iterable[WayBack], out: Console) -> None:
+    """Print what is taken back, step by step, and what stays."""
+    for number, step in enumerate(way_back_event(way)["steps"], 1):
+        stays = [f"{what} stays" for what in step["stays"]]
+        out.print(f"{number:>3}. {step['name']}: {'; '.join([*step['undo'], *stays])}", soft_wrap=True)
+
+
+def _staying(words: str) -> str:
+    return words.removeprefix("remove ").removeprefix("delete ")
+
+
+def _steps(plan: Plan) -> list[dict[str, Any]]:
+    return [
         {
             "name": step.name,
             "title": step.title,
@@ -136,7 +170,6 @@ def plan_document(checks: Sequence[Check], plan: Plan) -> dict[str, Any]:
         }
         for step in plan.steps
     ]
-    return {"checks": msgspec.to_builtins(checks), "steps": steps, "manifests": _objects(plan)}
 
 
 TOKEN_COMMAND: Final = (

@@ -8,10 +8,10 @@ import msgspec
 from dragonfly.cli.asking import ask, is_somebody_there
 from dragonfly.cli.errors import CliError, Exit
 from dragonfly.cli.install import JOURNAL, installed_hands
-from dragonfly.cli.install_telling import Teller, write_json
+from dragonfly.cli.install_telling import Teller, tell_way_back, way_back_event, write_json
 from dragonfly.cli.session import console
 from dragonfly.install.carriers import Carriers
-from dragonfly.install.execution import Remains, StepFailed, uninstall
+from dragonfly.install.execution import Remains, StepFailed, uninstall, way_back
 from dragonfly.install.hands import RealHands
 from dragonfly.install.journal import Busy, Journal, UnknownJournal
 from dragonfly.install.steps import in_words
@@ -41,6 +41,7 @@ def uninstall_command(*, delete_data: bool, yes: bool, output: str) -> int:
             hands = installed_hands(journal)
             carriers = _carriers(hands, journal)
             _tell_carriers(carriers, as_json=as_json)
+            _tell_plan(journal, carriers, delete_data=delete_data, as_json=as_json)
             if not yes:
                 _confirm(carriers, delete_data=delete_data)
                 _look_again(hands, journal, carriers)
@@ -78,6 +79,16 @@ def _tell_carriers(carriers: Carriers, *, as_json: bool) -> None:
     elif carriers.problem:
         words = "Nobody can tell whether other servers carry the cluster, so what is in it is left alone"
         console().print(f"{words}: {carriers.problem}", soft_wrap=True)
+
+
+def _tell_plan(journal: Journal, carriers: Carriers, *, delete_data: bool, as_json: bool) -> None:
+    way = way_back(journal, carriers, delete_data=delete_data)
+    if as_json:
+        write_json(way_back_event(way))
+        return
+    out = console()
+    tell_way_back(way, out)
+    out.print()
 
 
 def _confirm(carriers: Carriers, *, delete_data: bool) -> None:

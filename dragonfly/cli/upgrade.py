@@ -10,7 +10,7 @@ import msgspec
 from dragonfly.cli.asking import ask, is_somebody_there
 from dragonfly.cli.errors import CliError, Exit
 from dragonfly.cli.install import JOURNAL, how_to_go_on, installed_hands, what_stands
-from dragonfly.cli.install_telling import Teller, tell_checks, write_json
+from dragonfly.cli.install_telling import Teller, plan_event, tell_checks, tell_plan, write_json
 from dragonfly.cli.session import console
 from dragonfly.install import host_survey
 from dragonfly.install.execution import StepFailed, Stopped
@@ -87,12 +87,16 @@ def _upgrade(
     hands = installed_hands(journal)
     if options.is_first:
         _check_layout(hands)
+    images = host_survey.image_files(options.airgap)
+    plan = plan_for(options, facts, images=images, ready_within=ready_within)
+    if as_json:
+        write_json(plan_event(plan))
+    else:
+        tell_plan(plan, console())
     if not yes and not is_somebody_there():
         raise CliError("nobody is at a terminal to be asked; nothing was changed", Exit.USAGE, "Say --yes.")
     if not yes:
-        ask("Upgrade what is installed here, the replicas one by one?")
-    images = host_survey.image_files(options.airgap)
-    plan = plan_for(options, facts, images=images, ready_within=ready_within)
+        ask("Carry out what of it is not so yet, and replace the replicas one by one?")
     with journal.alone():
         journal.asked(options)
         try:

@@ -127,6 +127,18 @@ class Remains(msgspec.Struct, frozen=True):
     """Data that nobody asked to delete."""
 
 
+class WayBack(msgspec.Struct, frozen=True):
+    """How one step is taken back."""
+
+    step: str
+    going: tuple[Undo, ...]
+    staying: tuple[Undo, ...]
+    leaves_objects: bool = False
+    """Whether what it put into the cluster is left to the servers that carry that on."""
+    is_settled: bool = False
+    """Whether it was taken back so already."""
+
+
 def uninstall(hands: Hands, journal: Journal, tell: Tell, *, carriers: Carriers, delete_data: bool) -> Remains:
     """Take back, in reverse order, all that the journal has, but not what others carry on.
 
@@ -134,19 +146,38 @@ def uninstall(hands: Hands, journal: Journal, tell: Tell, *, carriers: Carriers,
         StepFailed: something could not be taken back; a second call goes on there.
     """
     kept: list[Undo] = []
-    for record in reversed(tuple(journal.records().values())):
-        undos = fitting(record.undo, carriers, delete_data=delete_data)
-        staying = tuple(undo for undo in undos if is_data(undo) and not delete_data)
-        going = tuple(undo for undo in undos if undo not in staying)
-        for undo in going:
-            tell(Event("undo", record.step, in_words(undo), "started"))
+    for back in way_back(journal, carriers, delete_data=delete_data):
+        for undo in back.going:
+            tell(Event("undo", back.step, in_words(undo), "started"))
             remark = hands.take_back(undo)
-            tell(Event("undo", record.step, remark or in_words(undo), "done"))
-        if record.state != "undone" or staying != record.undo:
-            journal.undone(record.step, staying)
-        if any(isinstance(undo, DeleteObjects) for undo in record.undo if undo not in undos):
-            tell(Event("kept", record.step, f"what step {record.step} put into the cluster"))
-        for undo in staying:
-            tell(Event("kept", record.step, in_words(undo)))
-        kept += staying
+            tell(Event("undo", back.step, remark or in_words(undo), "done"))
+        if not back.is_settled:
+            journal.undone(back.step, back.staying)
+        if back.leaves_objects:
+            tell(Event("kept", back.step, f"what step {back.step} put into the cluster"))
+        for undo in back.staying:
+            tell(Event("kept", back.step, in_words(undo)))
+        kept += back.staying
     return Remains(tuple(kept))
+
+
+def way_back(journal: Journal, carriers: Carriers, *, delete_data: bool) -> tuple[WayBack, ...]:
+    """Return what uninstalling does, the first first.
+
+    Raises:
+        UnknownJournal: a newer Dragonfly wrote the journal.
+    """
+    records = reversed(tuple(journal.records().values()))
+    return tuple(_way_back(record, carriers, delete_data=delete_data) for record in records)
+
+
+def _way_back(record: Record, carriers: Carriers, *, delete_data: bool) -> WayBack:
+    undos = fitting(record.undo, carriers, delete_data=delete_data)
+    staying = tuple(undo for undo in undos if is_data(undo) and not delete_data)
+    return WayBack(
+        record.step,
+        tuple(undo for undo in undos if undo not in staying),
+        staying,
+        leaves_objects=any(isinstance(undo, DeleteObjects) for undo in record.undo if undo not in undos),
+        is_settled=record.state == "undone" and staying == record.undo,
+    )

@@ -14,7 +14,7 @@ import pytest
 from dragonfly.cli import install as cli_install
 from dragonfly.cli import uninstall as cli_uninstall
 from dragonfly.cli import upgrade as cli_upgrade
-from dragonfly.cli.errors import Exit
+from dragonfly.cli.errors import CliError, Exit
 from dragonfly.cli.main import run
 from dragonfly.install import host_survey
 from dragonfly.install.carriers import Carriers
@@ -182,9 +182,72 @@ def test_events_are_an_object_a_line(here: Here, capsys: pytest.CaptureFixture[s
     assert run(["install", *IMAGE, "--yes", "-o", "json"]) == Exit.OK
 
     events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert {event["event"] for event in events} == {"check", "step", "installed"}
+    assert {event["event"] for event in events} == {"check", "plan", "step", "installed"}
     assert events[-1]["address"] == "http://10.0.0.50:3000"
     assert events[-1]["token"] == "df_secret"
+
+
+def test_a_program_gets_the_plan_before_anything_changes(
+    here: Here, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of each of the three, also without --yes, where nothing changes at all."""
+    upgradable(here, monkeypatch)
+
+    def plan(*command: str, code: Exit) -> list[dict[str, Any]]:
+        assert run([*command, "-o", "json"]) == code
+        events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+        (place,) = [place for place, event in enumerate(events) if event["event"] == "plan"]
+        assert {event["event"] for event in events[:place]} <= {"check"}
+        steps: list[dict[str, Any]] = events[place]["steps"]
+        return steps
+
+    asked = plan("install", *IMAGE, code=Exit.USAGE)
+    assert not here.hands.done
+    installed = plan("install", *IMAGE, "--yes", code=Exit.OK)
+    assert asked == installed
+    assert installed[0]["title"] == "Make /etc/rancher"
+    done = list(here.hands.done)
+    upgraded = plan("upgrade", "--image", "x/y:2", code=Exit.USAGE)
+    assert here.hands.done == done
+    assert [step["name"] for step in upgraded] == [step["name"] for step in installed]
+    back = plan("uninstall", code=Exit.USAGE)
+    assert not here.hands.undone
+    assert back == plan("uninstall", "--yes", code=Exit.OK)
+    assert back[-1] == {"name": "settings", "undo": ["remove /etc/rancher"], "stays": []}
+    assert {"name": "data", "undo": [], "stays": ["/var/lib/rancher"]} in back
+
+
+def test_people_see_what_is_to_be_done_before_they_are_asked(
+    here: Here, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upgradable(here, monkeypatch)
+    run(["install", *IMAGE, "--yes"])
+    capsys.readouterr()
+
+    def asked(question: str) -> None:
+        seen.append(capsys.readouterr().out)
+        raise CliError("nothing was done", Exit.INTERRUPTED)
+
+    seen: list[str] = []
+    for module in (cli_upgrade, cli_uninstall):
+        monkeypatch.setattr(module, "is_somebody_there", lambda: True)
+        monkeypatch.setattr(module, "ask", asked)
+    assert run(["upgrade", "--image", "x/y:2"]) == Exit.INTERRUPTED
+    assert run(["uninstall"]) == Exit.INTERRUPTED
+    assert run(["uninstall", "--delete-data"]) == Exit.INTERRUPTED
+
+    upgrading, leaving, deleting = seen
+    assert "Put three replicas into the cluster; to undo: delete them" in upgrading
+    assert "settings: remove /etc/rancher" in leaving
+    assert "data: /var/lib/rancher stays" in leaving
+    assert "data: remove /var/lib/rancher" in deleting
+    assert not here.hands.undone
+
+
+def upgradable(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli_upgrade, "JOURNAL", here.journal.directory)
+    monkeypatch.setattr(cli_upgrade, "installed_hands", lambda journal: here.hands)
+    monkeypatch.setattr(cli_upgrade, "check_schema", lambda secret: None)
 
 
 def test_a_step_that_fails_says_what_stands_and_how_to_go_on(here: Here, capsys: pytest.CaptureFixture[str]) -> None:
