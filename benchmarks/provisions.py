@@ -30,7 +30,7 @@ NAMESPACE = "tinkerbell"
 IN_FLIGHT = 32
 SERIAL = 100
 UNLIMITED = Limits(qps=1e6, burst=1e6, in_flight=IN_FLIGHT)
-TEMPLATE = {
+TEMPLATE: dict[str, Any] = {
     "metadata": {"name": "bench"},
     "spec": {
         "actions": [

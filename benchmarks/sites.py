@@ -1,10 +1,10 @@
-"""Three clusters, three sites, five replicas: what the third cluster notices when one is slow and one is stopped.
+"""Three clusters, three sites, five replicas: all installed; then one cluster is slow, one stopped.
 
     python -m benchmarks.sites [MACHINES] [SAMPLES]
 
-MACHINES are spread over three API servers, each with a cluster of its own; one of them is reached from one site alone,
-and is the one that is measured, one provision at a time, with Tinkerbell in it and no machine switched on. The swarm
-has an etcd of its own.
+MACHINES are spread over three API servers with a Tinkerbell each; one of them is reached from one site alone. All are
+switched on and provisioned (`benchmarks.installed`). Then the cluster that one site reaches is measured, one
+provision at a time, on further machines that stay off. The swarm has an etcd of its own.
 """
 
 import asyncio
@@ -22,13 +22,17 @@ import uvloop
 
 from benchmarks.clusters import Api, planes
 from benchmarks.harness import Row, Stage, milliseconds, own_etcd, percentile, publish, spread, swarm_on
+from benchmarks.installed import AT_ONCE, BEHAVIOUR, Fleet, Installed, install, rows, switched_on
 from benchmarks.provisions import TEMPLATE, UNLIMITED, Armed, machine
 from dragonfly.kube.connection import Connection
 from dragonfly.kube.credentials import Kubeconfig
 from dragonfly.model.values import LOCAL
 from dragonfly.sandbox.controlplane import ControlPlane
+from dragonfly.sandbox.etcd import Etcd
 from dragonfly.sandbox.gates import Gates, named
+from dragonfly.sandbox.inventory import mac
 from dragonfly.sandbox.ports import PortLease
+from tests.e2e.site import Machine
 
 SLOWED: Final = LOCAL
 STOPPED: Final = "ber"
@@ -46,6 +50,8 @@ _WARM: Final = 20
 """Samples that are thrown away after each change."""
 _GLANCE: Final = 0.05
 _PATIENCE: Final = 300
+_LOOK: Final = 1.0
+"""Seconds between two looks at every machine."""
 
 
 class Phase(NamedTuple):
@@ -71,6 +77,10 @@ class Staged(NamedTuple):
     running: Stage
     gates: Gates
     hosts: Mapping[str, ControlPlane]
+    etcd: Etcd
+    """The swarm's own."""
+    directory: Path
+    """For files of the machines."""
 
 
 class Scene:
@@ -139,26 +149,33 @@ async def _each(clusters: Sequence[str], look: Callable[[str], Coroutine[Any, An
     return dict(zip(clusters, found, strict=True))
 
 
-async def prepared(api: Api, hosts: Mapping[str, ControlPlane], machines: int) -> dict[str, Iterator[str]]:
-    """Register the clusters and as many machines in each; the names of these."""
+async def prepared(api: Api, hosts: Mapping[str, ControlPlane], counts: Mapping[str, int]) -> dict[str, list[Machine]]:
+    """Register the clusters, and in each as many machines as `counts` says; these by cluster."""
     for cluster, site in ((STOPPED, "ber1"), (MEASURED, "fra1")):
         kubeconfig = named(hosts[cluster].kubeconfig.read_text(), cluster)
         await api.register_cluster(cluster, kubeconfig=kubeconfig, sites=[site])
     await _driven(api)
     await api.post("templates", TEMPLATE)
     bodies = []
-    for number, cluster in zip(range(machines), itertools.cycle(CLUSTERS)):
+    made: dict[str, list[Machine]] = {cluster: [] for cluster in counts}
+    for number, cluster in enumerate(_in_turns(counts)):
         body = machine(f"{cluster}-{number}", number)
         body["spec"]["cluster"] = cluster
         bodies.append(body)
+        made[cluster].append(Machine(body["metadata"]["name"], mac(number)))
     await api.register_machines(bodies)
 
     async def are_there() -> bool:
         return all(item["status"].get("conditions") for item in await api.all("machines?"))
 
-    await _until(are_there)
-    names = [body["metadata"]["name"] for body in bodies]
-    return {cluster: iter([name for name in names if name.startswith(f"{cluster}-")]) for cluster in CLUSTERS}
+    await _until(are_there, within=_PATIENCE + len(bodies) / 5, every=_LOOK)
+    return made
+
+
+def _in_turns(counts: Mapping[str, int]) -> Iterator[str]:
+    """Each cluster as often as `counts` says, one after the other while there are any of it."""
+    turns = itertools.zip_longest(*([cluster] * count for cluster, count in counts.items()))
+    return (cluster for turn in turns for cluster in turn if cluster is not None)
 
 
 async def _driven(api: Api) -> None:
@@ -171,29 +188,61 @@ async def _driven(api: Api) -> None:
     await _until(is_so)
 
 
-async def _until(is_so: Callable[[], Awaitable[bool]]) -> None:
-    async with asyncio.timeout(_PATIENCE):
+async def _until(is_so: Callable[[], Awaitable[bool]], *, within: float = _PATIENCE, every: float = _GLANCE) -> None:
+    async with asyncio.timeout(within):
         while True:
             if await is_so():
                 return
-            await asyncio.sleep(_GLANCE)
+            await asyncio.sleep(every)
 
 
 async def run(staged: Staged, machines: int, samples: int) -> list[Row]:
-    """Measure before, during and after."""
+    """Install all, and measure before, during and after."""
     async with AsyncExitStack() as stack:
         connector = aiohttp.TCPConnector(force_close=True)
         headers = {"Authorization": f"Bearer {staged.running.token}"}
         session = await stack.enter_async_context(aiohttp.ClientSession(connector=connector, headers=headers))
         api = Api(session, staged.running.url)
-        names = await prepared(api, staged.hosts, machines)
-        _say("machines are there")
+        began = time.perf_counter()
+        made = await prepared(api, staged.hosts, _counts(machines, samples))
+        _say(f"{sum(map(len, made.values()))} machines are there after {time.perf_counter() - began:.0f} s")
+        each = machines // len(CLUSTERS)
+        found = await _installed(staged, {cluster: some[:each] for cluster, some in made.items()})
+        installed = list(rows(found))
+        for row in installed:
+            _say(" | ".join(row))
         armed = {cluster: await _watching(stack, plane) for cluster, plane in staged.hosts.items()}
-        scene = Scene(api, staged, armed, names)
+        left = {cluster: iter([one.name for one in some[each:]]) for cluster, some in made.items()}
+        scene = Scene(api, staged, armed, left)
         before = await scene.measure("before", samples)
         during, fault = await scene.during(samples)
         after = await scene.measure("after", samples)
-    return [*(_latency(phase, before) for phase in (before, during, after)), *_told(fault)]
+    return [*installed, *(_latency(phase, before) for phase in (before, during, after)), *_told(fault)]
+
+
+def _counts(machines: int, samples: int) -> dict[str, int]:
+    """How many machines each cluster has: those that are installed, and those that are measured with."""
+    more = {SLOWED: WAITING, STOPPED: WAITING, MEASURED: 3 * (_WARM + samples)}
+    return {cluster: machines // len(CLUSTERS) + more[cluster] for cluster in CLUSTERS}
+
+
+async def _installed(staged: Staged, machines: Mapping[str, Sequence[Machine]]) -> Installed:
+    """Install the machines through all replicas, on connections that are kept."""
+    fleet = Fleet(machines, staged.hosts)
+    headers = {"Authorization": f"Bearer {staged.running.token}"}
+    replicas = staged.running.swarm.replicas
+    async with aiohttp.ClientSession(headers=headers) as session:
+        apis = [Api(session, replica.url) for replica in replicas]
+        with switched_on(fleet, staged.directory) as agents:
+            return await install(apis, fleet, agents, _processes(staged), _PATIENCE + fleet.size / 2)
+
+
+def _processes(staged: Staged) -> dict[str, list[int]]:
+    """Whose CPU is counted."""
+    found: dict[str, list[int]] = {"replicas": [replica.service.pid for replica in staged.running.swarm.replicas]}
+    for running in (process for plane in staged.hosts.values() for process in plane.processes):
+        found.setdefault(running.name, []).append(running.pid)
+    return found | {"etcd of the swarm": [member.service.pid for member in staged.etcd.members]}
 
 
 async def _watching(stack: AsyncExitStack, plane: ControlPlane) -> Armed:
@@ -240,15 +289,18 @@ def main(machines: int, samples: int) -> None:
         etcd = stack.enter_context(own_etcd(directory / "swarm-etcd"))
         own = _told_apart(gates, hosts[LOCAL], directory)
         running = stack.enter_context(swarm_on(made[0], directory, replicas=len(SITES), etcd=etcd, own=own))
-        rows = uvloop.run(run(Staged(running, gates, hosts), machines, samples))
+        staged = Staged(running, gates, hosts, etcd, directory)
+        found = uvloop.run(run(staged, machines, samples))
     publish(
-        "Sites: one cluster slow, one stopped, and a third",
-        f"{machines} machines in three clusters, each a kube-apiserver of its own, driven by five replicas in three "
-        f"sites; the third is reached from one site alone. {samples} provisions one at a time in the third: while all "
-        f"is well, while each answer of the first comes {SLOW:.0f} s late and the second's API server is killed, with "
-        f"{WAITING} provisions that wait in each, and after both were mended. All parts share two cores; no "
-        "machine is switched on.",
-        rows,
+        "Sites: all machines installed; then one cluster slow, one stopped, and a third",
+        f"{machines} machines in three clusters, each a kube-apiserver and a Tinkerbell of its own, driven by five "
+        "replicas in three sites; the third is reached from one site alone. The machines are simulated by agents that "
+        f"are done with each action within {BEHAVIOUR.longest} s; they were asked for at each replica in turn, "
+        f"{AT_ONCE} under way in each cluster at once. "
+        f"Then {samples} provisions one at a time in the third, on further machines that are off: while all is well, "
+        f"while each answer of the first comes {SLOW:.0f} s late and the second's API server is killed, with {WAITING} "
+        "provisions that wait in each, and after both were mended. All parts share two cores.",
+        found,
     )
 
 

@@ -1,6 +1,7 @@
 """Three clusters, three sites, five replicas and one that looks on; then one cluster is slow, and one is stopped.
 
-`DRAGONFLY_SITES_MACHINES` says how many machines there are in all, 9 if not; 900 have been tried.
+`DRAGONFLY_SITES_MACHINES` says how many machines there are in all, 9 if not; 900 have been tried. All are under way at
+once, and 3,000 are more than two cores bear: those `benchmarks.sites` installs, so many at a time.
 """
 
 import itertools
