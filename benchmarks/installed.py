@@ -22,10 +22,10 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from benchmarks.clusters import Api
 from benchmarks.harness import Row, percentile
 from benchmarks.idle import cpu_seconds
 from benchmarks.provisions import TEMPLATE
+from dragonfly.client import AsyncClient
 from dragonfly.sandbox.controlplane import ControlPlane
 from dragonfly.sandbox.fate import Behaviour
 from tests.e2e.audit import read_audit
@@ -36,7 +36,7 @@ BEHAVIOUR: Final = Behaviour(seed=1, shortest=0.05, longest=0.1)
 """What the simulated machines do: every action succeeds, at once nearly."""
 _ACTIONS: Final = len(TEMPLATE["spec"]["actions"])
 _TINKERBELL: Final = "system:serviceaccount:tinkerbell:tinkerbell"
-_UNDER_WAY: Final = "phase=Pending&phase=Starting&phase=Running"
+_UNDER_WAY: Final = ("Pending", "Starting", "Running")
 AT_ONCE: Final = 40
 """Provisions that are under way in each cluster."""
 _GLANCE: Final = 0.5
@@ -116,12 +116,16 @@ def switched_on(fleet: Fleet, directory: Path) -> Iterator[Mapping[str, Agents]]
 
 
 async def install(
-    apis: Sequence[Api], fleet: Fleet, agents: Mapping[str, Agents], pids: Mapping[str, Sequence[int]], within: float
+    clients: Sequence[AsyncClient],
+    fleet: Fleet,
+    agents: Mapping[str, Agents],
+    pids: Mapping[str, Sequence[int]],
+    within: float,
 ) -> Installed:
     """Have all machines provisioned, and wait until each provision has ended.
 
     Args:
-        apis: of all replicas.
+        clients: of each replica.
         fleet: the machines.
         agents: that play them.
         pids: of the processes whose CPU is counted, by kind.
@@ -130,10 +134,10 @@ async def install(
     counted = {**pids, "machines": [one.service.pid for one in agents.values()]}
     before, began = _cpu(counted), time.perf_counter()
     async with asyncio.timeout(within):
-        revision = await _asked_and_ended(apis, fleet)
+        await _asked_and_ended(clients, fleet)
     seconds = time.perf_counter() - began
     used = {kind: now - before[kind] for kind, now in _cpu(counted).items()}
-    provisions = await apis[-1].all(f"provisions?minRevision={revision}")
+    provisions = [provision async for provision in clients[0].list("provisions")]
     statuses = [provision["status"] for provision in provisions]
     created = [_at(provision["metadata"]["createdAt"]) for provision in provisions]
     first, running, last = ([_at(s.get(key)) for s in statuses] for key in ("startedAt", "runningAt", "finishedAt"))
@@ -179,26 +183,18 @@ def rows(found: Installed) -> Iterator[Row]:
     )
 
 
-async def _asked_and_ended(apis: Sequence[Api], fleet: Fleet) -> int:
-    """Ask for one provision of each machine, `AT_ONCE` under way in each cluster, until all have ended.
-
-    Returns:
-        The revision at which they had.
-    """
+async def _asked_and_ended(clients: Sequence[AsyncClient], fleet: Fleet) -> None:
+    """Ask for one provision of each machine, `AT_ONCE` under way in each cluster, until the first client sees none."""
     clusters = {machine.name: cluster for cluster, machines in fleet.machines.items() for machine in machines}
     left = {cluster: iter(machines) for cluster, machines in fleet.machines.items()}
-    turns, written = itertools.cycle(apis), 0
+    turns, written = itertools.cycle(clients), 0
     while True:
-        sought = f"provisions?{_UNDER_WAY}&limit=1000&fields=spec.machine&minRevision={written}"
-        page = await next(turns).get(sought)
-        listed = page["items"]
-        under_way = Counter(clusters[item["spec"]["machine"]] for item in listed)
+        listed = clients[0].list("provisions", phase=_UNDER_WAY, fields="spec.machine", minRevision=written)
+        under_way = Counter([clusters[item["spec"]["machine"]] async for item in listed])
         more = [one for name, some in left.items() for one in itertools.islice(some, AT_ONCE - under_way[name])]
-        if not listed and not more:
-            revision: int = page["revision"]
-            return revision
-        wishes = (next(turns).post(f"machines/{machine.name}/provision", {"template": "bench"}) for machine in more)
-        accepted = await asyncio.gather(*wishes)
+        if not under_way and not more:
+            return
+        accepted = await asyncio.gather(*(next(turns).provision(machine.name, "bench") for machine in more))
         written = max((provision["metadata"]["revision"] for provision in accepted), default=written)
         await asyncio.sleep(_GLANCE)
 

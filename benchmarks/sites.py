@@ -24,6 +24,7 @@ from benchmarks.clusters import Api, planes
 from benchmarks.harness import Row, Stage, milliseconds, own_etcd, percentile, publish, spread, swarm_on
 from benchmarks.installed import AT_ONCE, BEHAVIOUR, Fleet, Installed, install, rows, switched_on
 from benchmarks.provisions import TEMPLATE, UNLIMITED, Armed, machine
+from dragonfly.client import AsyncClient
 from dragonfly.kube.connection import Connection
 from dragonfly.kube.credentials import Kubeconfig
 from dragonfly.model.values import LOCAL
@@ -227,14 +228,15 @@ def _counts(machines: int, samples: int) -> dict[str, int]:
 
 
 async def _installed(staged: Staged, machines: Mapping[str, Sequence[Machine]]) -> Installed:
-    """Install the machines through all replicas, on connections that are kept."""
+    """Install the machines through all replicas, with clients that ask again while etcd has no time for a replica."""
     fleet = Fleet(machines, staged.hosts)
-    headers = {"Authorization": f"Bearer {staged.running.token}"}
-    replicas = staged.running.swarm.replicas
-    async with aiohttp.ClientSession(headers=headers) as session:
-        apis = [Api(session, replica.url) for replica in replicas]
+    async with AsyncExitStack() as stack:
+        clients = [
+            await stack.enter_async_context(AsyncClient(replica.url, staged.running.token, patience=_PATIENCE))
+            for replica in staged.running.swarm.replicas
+        ]
         with switched_on(fleet, staged.directory) as agents:
-            return await install(apis, fleet, agents, _processes(staged), _PATIENCE + fleet.size / 2)
+            return await install(clients, fleet, agents, _processes(staged), _PATIENCE + fleet.size / 2)
 
 
 def _processes(staged: Staged) -> dict[str, list[int]]:
