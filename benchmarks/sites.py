@@ -294,7 +294,7 @@ def main(machines: int, samples: int) -> None:
         staged = Staged(running, gates, hosts, etcd, directory)
         found = uvloop.run(run(staged, machines, samples))
     publish(
-        "Sites: all machines installed; then one cluster slow, one stopped, and a third",
+        "Sites: one cluster slow, one stopped, and a third",
         f"{machines} machines in three clusters, each a kube-apiserver and a Tinkerbell of its own, driven by five "
         "replicas in three sites; the third is reached from one site alone. The machines are simulated by agents that "
         f"are done with each action within {BEHAVIOUR.longest} s; they were asked for at each replica in turn, "
