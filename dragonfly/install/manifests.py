@@ -3,8 +3,9 @@
 Pure but for reading those files.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final, get_args
+from urllib.parse import urlsplit
 
 from dragonfly.install import kustomize
 from dragonfly.install.detection import TINKERBELL
@@ -22,6 +23,7 @@ ETCD_DIRECTORY: Final = "/var/lib/dragonfly-etcd"
 MEMBER_LABEL: Final = "dragonfly.io/etcd"
 MEMBER: Final = "member"
 """What it says on a node that has a member."""
+_HTTPS: Final = 443
 
 
 def manifests(options: Options) -> list[Object]:
@@ -57,7 +59,24 @@ def _adapted(obj: Object, options: Options) -> Object:
         return kustomize.merged(obj, _deployment(options))  # type: ignore[no-any-return] # JSON is JSON
     if (kind, name) == ("Service", NAME) and options.floating_ip:
         return kustomize.merged(obj, _service(options))  # type: ignore[no-any-return] # JSON is JSON
+    if (kind, name) == ("NetworkPolicy", NAME) and options.external:
+        return allowing(obj, endpoint_ports(options.external.endpoints))
     return obj
+
+
+def allowing(policy: Object, ports: Iterable[int]) -> Object:
+    """Return a NetworkPolicy by which its pods reach these TCP ports of anybody, too; `policy` stays as it is."""
+    egress = policy["spec"]["egress"]
+    there = {port["port"] for rule in egress for port in rule["ports"] if port["protocol"] == "TCP"}
+    more = [{"port": port, "protocol": "TCP"} for port in sorted(set(ports) - there)]
+    if not more:
+        return policy
+    return {**policy, "spec": {**policy["spec"], "egress": [*egress, {"ports": more}]}}
+
+
+def endpoint_ports(endpoints: Iterable[str]) -> set[int]:
+    """Return the ports that these URLs of HTTPS lead to."""
+    return {urlsplit(endpoint).port or _HTTPS for endpoint in endpoints}
 
 
 def _deployment(options: Options) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from dragonfly.model.values import is_dns_label
+from dragonfly.settings import SETTINGS
 
 EtcdMode: TypeAlias = Literal["shared", "dedicated", "external"]
 JoinedMode: TypeAlias = EtcdMode | Literal[""]
@@ -23,6 +24,8 @@ _VERSION: Final = re.compile(r"v[0-9]+\.[0-9]+\.[0-9]+([-+.][0-9A-Za-z.]+)*")
 _IMAGE: Final = re.compile(
     r"([a-z0-9.-]+(:[0-9]+)?/)?[a-z0-9._/-]+(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?(@sha256:[0-9a-f]{64})?"
 )
+
+(_parsed_as_setting,) = (setting.parse for setting in SETTINGS if setting.field == "etcd_endpoints")
 
 
 class BadOptions(Exception):
@@ -167,8 +170,8 @@ def _etcd_problems(options: Options) -> Iterator[str]:
     if not external.endpoints:
         yield "--etcd-endpoints: is needed with --etcd external"
     for endpoint in external.endpoints:
-        if urlsplit(endpoint).scheme != "https":
-            yield f"--etcd-endpoints: must be https://, not {endpoint!r}"
+        if not _is_https(endpoint):
+            yield f"--etcd-endpoints: must be https:// with host and port, as https://10.0.0.1:2379, not {endpoint!r}"
     given = {
         "--etcd-ca-file": external.ca_file,
         "--etcd-username": external.username,
@@ -177,3 +180,12 @@ def _etcd_problems(options: Options) -> Iterator[str]:
     for flag, value in given.items():
         if not value:
             yield f"{flag}: is needed with --etcd external"
+
+
+def _is_https(text: str) -> bool:
+    """As a replica takes it, which is not to find out about a mistake."""
+    try:
+        _parsed_as_setting(text)
+    except ValueError:
+        return False
+    return urlsplit(text).scheme == "https"

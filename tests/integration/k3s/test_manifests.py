@@ -12,10 +12,22 @@ import pytest
 import yaml
 
 from dragonfly import __version__
+from dragonfly.install.manifests import manifests
+from dragonfly.install.options import ExternalEtcd, Options
 from dragonfly.sandbox import toolchain
 from dragonfly.sandbox.controlplane import ControlPlane
 from dragonfly.settings import SETTINGS
-from tests.integration.k3s.rendered import K3S, KUBERNETES, MODES, Name, Object, helm, kustomized, templated
+from tests.integration.k3s.rendered import (
+    K3S,
+    KUBERNETES,
+    MODES,
+    Name,
+    Object,
+    helm,
+    kustomized,
+    name_of,
+    templated,
+)
 
 pytestmark = pytest.mark.cluster
 
@@ -36,6 +48,20 @@ def test_helm_makes_what_kustomize_makes(mode: str) -> None:
     found = templated("--set", f"etcd.mode={mode}")
 
     assert _comparable(found) == _comparable({name: object_ for name, object_ in expected.items() if name != OWN})
+
+
+def test_more_ports_are_allowed_as_the_installer_allows_them() -> None:
+    """An etcd at ports that the manifests do not have."""
+    ports = (4001, 4002)
+    endpoints = tuple(f"https://10.0.0.9:{port}" for port in ports)
+    external = ExternalEtcd(endpoints=endpoints, ca_file="/ca", username="dragonfly", password_file="/pw")
+    expected = {name_of(obj): obj for obj in manifests(Options(etcd="external", external=external))}
+
+    found = templated("--set", "etcd.mode=external", "--set", "egressPorts={4001,4002}")
+
+    assert _comparable(found) == _comparable({name: object_ for name, object_ in expected.items() if name != OWN})
+    (rule,) = [rule for rule in _egress(found) if rule not in _egress(templated("--set", "etcd.mode=external"))]
+    assert [port["port"] for port in rule["ports"]] == list(ports)
 
 
 def test_the_flag_for_prometheus_is_the_component(tmp_path: Path) -> None:
@@ -132,7 +158,9 @@ def test_the_fence_can_be_left_out() -> None:
     assert not [name for name in templated("--set", "fence=false") if name[0].startswith("Cluster")]
 
 
-@pytest.mark.parametrize("value", ["replicas=0", "replica=3", "etcd.mode=own", "settings.LEASE=1", "image.digest=abc"])
+@pytest.mark.parametrize(
+    "value", ["replicas=0", "replica=3", "etcd.mode=own", "egressPorts={0}", "settings.LEASE=1", "image.digest=abc"]
+)
 def test_a_value_that_makes_no_sense_is_refused(value: str) -> None:
     with pytest.raises(subprocess.CalledProcessError) as refused:
         templated("--set", value)
@@ -165,6 +193,11 @@ def _comparable(objects: dict[Name, Object]) -> dict[Name, Object]:
 def _environment(objects: dict[Name, Object], namespace: str = "dragonfly") -> dict[str, Any]:
     server = objects["Deployment", namespace, "dragonfly"]["spec"]["template"]["spec"]["containers"][0]
     return {variable["name"]: variable.get("value") for variable in server["env"]}
+
+
+def _egress(objects: dict[Name, Object]) -> list[Any]:
+    rules: list[Any] = objects["NetworkPolicy", "dragonfly", "dragonfly"]["spec"]["egress"]
+    return rules
 
 
 def _apply(

@@ -42,6 +42,13 @@ def test_what_makes_sense_is_taken(options: Options) -> None:
             {"etcd": "external", "external": msgspec.structs.replace(EXTERNAL, endpoints=("http://10.0.0.9:2379",))},
             "must be https://",
         ),
+        *(
+            (
+                {"etcd": "external", "external": msgspec.structs.replace(EXTERNAL, endpoints=(endpoint,))},
+                f"--etcd-endpoints: must be https:// with host and port, as https://10.0.0.1:2379, not {endpoint!r}",
+            )
+            for endpoint in ("https://10.0.0.9", "https://:2379", "https://10.0.0.9:99999", "https://10.0.0.9:x")
+        ),
         (
             {"etcd": "external", "external": msgspec.structs.replace(EXTERNAL, username="")},
             "--etcd-username: is needed",
