@@ -1,21 +1,46 @@
 """`dragonfly cluster`: put a Kubernetes cluster under the swarm's care, check it, and take it out again."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import click
 
+from dragonfly.cli import documents
 from dragonfly.cli.asking import ask, is_somebody_there
 from dragonfly.cli.errors import CliError, Exit
-from dragonfly.cli.kinds import CLUSTERS, at, text_at
+from dragonfly.cli.kinds import CLUSTERS, Document, at, text_at
 from dragonfly.cli.names import NameType
 from dragonfly.cli.session import Session, connected
 
 
+class _Uid(click.ParamType[str]):
+    """What Kubernetes tells one object from another by: metadata.uid."""
+
+    name = "uid"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        text = str(value).strip().lower()
+        if _UID.fullmatch(text) is None:
+            self.fail(
+                f"{value!r} is no uid such as 3cc31835-97f2-483b-88d2-272ba65a1ef9; kubectl get namespace tinkerbell "
+                "-o jsonpath={.metadata.uid} tells it",
+                param,
+                ctx,
+            )
+        return text
+
+
+_UID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
 @click.group
 def cluster() -> None:
-    """Register a Kubernetes cluster with the swarm (add), see what it lacks (check), or take it out (remove)."""
+    """Register a Kubernetes cluster with the swarm (add), see what it lacks (check), or take it out (remove).
+
+    locate says which one the cluster `local` is, after it was built anew.
+    """
 
 
 @cluster.command
@@ -46,7 +71,8 @@ def add(  # noqa: PLR0917 - click passes what the user said
     """Register the cluster of a kubeconfig as NAME, or give the one of that name new credentials.
 
     One context is sent, with its certificates and token inline; the swarm keeps it encrypted. Give it a service account
-    of its own there, with deploy/k3s/base/rbac.yaml.
+    of its own there, with deploy/k3s/base/rbac.yaml. Exec plugins (of cloud providers, of OIDC) cannot be registered,
+    since every replica would run them: take a token (kubectl create token) or a client certificate.
     """
     if in_cluster and (context or kubeconfig):
         raise click.UsageError("--in-cluster needs no kubeconfig: leave --kubeconfig and --context out")
@@ -68,10 +94,18 @@ def add(  # noqa: PLR0917 - click passes what the user said
 
 @cluster.command
 @click.argument("name", type=NameType(CLUSTERS))
+@click.option("-o", "--output", type=documents.OUTPUT, default="table")
 @connected
-def check(session: Session, name: str) -> int:
+def check(session: Session, name: str, output: str) -> int:
     """Ask the cluster NAME which types of Tinkerbell's and which rights it lacks; exit code 1 if it lacks some."""
     found = session.client.post("clusters", name, "check").document
+    if output != "table":
+        session.write(documents.written(found, output))
+        return Exit.OK if found["ok"] and not found["error"] else Exit.FAILED
+    return _tell_checkup(session, name, found)
+
+
+def _tell_checkup(session: Session, name: str, found: Document) -> int:
     asked = f"replica {found['replica']} asked"
     if found["error"]:
         session.write(f"cluster {name}: cannot be asked ({asked}): {found['error']}")
@@ -113,7 +147,7 @@ def remove(session: Session, name: str, yes: bool) -> int:
 
 @cluster.command
 @click.argument("name", type=NameType(CLUSTERS))
-@click.argument("uid")
+@click.argument("uid", type=_Uid())
 @connected
 def locate(session: Session, name: str, uid: str) -> int:
     """Say that the cluster NAME (local) is, from now on, the one whose namespace of Tinkerbell has UID.
@@ -150,5 +184,5 @@ def _kubeconfig(file: str | None, context: str) -> str:
     except Invalid as error:
         reasons = "; ".join(wrong.message for wrong in error.errors)
         raise CliError(f"the kubeconfig {said} cannot be sent: {reasons}", Exit.USAGE) from error
-    except (KubeError, OSError, UnicodeDecodeError) as error:
+    except KubeError as error:
         raise CliError(f"the kubeconfig {said} cannot be used: {error}", Exit.USAGE) from error

@@ -9,9 +9,13 @@ import re
 from collections.abc import Hashable, Iterator
 from typing import Any, NamedTuple
 
+import click
 import yaml
 
 from dragonfly.cli.errors import CliError, Exit
+
+OUTPUT = click.Choice(["table", "json", "yaml"])
+"""How what a command found is printed."""
 
 
 class Source(NamedTuple):

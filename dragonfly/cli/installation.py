@@ -4,10 +4,12 @@ import asyncio
 import os
 from collections.abc import Iterable
 
+import msgspec
 import structlog
 from rich.console import Console
 from rich.text import Text
 
+from dragonfly.cli import documents
 from dragonfly.cli.errors import CliError, Exit
 from dragonfly.install.detection import ClusterFound, Detection, EtcdFound, Finding
 from dragonfly.install.survey import Taken, survey, with_own_cluster
@@ -60,20 +62,33 @@ def _reason(found: Detection) -> tuple[str, Exit]:
     return f"no etcd is given: {etcd.reason}", Exit.NOT_FOUND
 
 
-def tell_local(settings: Settings, out: Console) -> int:
+def tell_local(settings: Settings, out: Console, output: str = "table") -> int:
     """Look, print what was found and why, and return the exit code: whether a replica could work here."""
     found = asyncio.run(survey(with_own_cluster(settings, os.environ), os.environ)).detection
+    is_well = _is_well(found)
+    if output == "table":
+        _print(found, out)
+    else:
+        document = {"kind": "LocalStatus", "ok": is_well} | msgspec.to_builtins(found)
+        out.file.write(documents.written(document, output))
+    return Exit.OK if is_well else Exit.FAILED
+
+
+def _is_well(found: Detection) -> bool:
+    can_work = found.mode != "not-installed" and found.etcd.reachable
+    return can_work and (found.cluster is None or found.cluster.reachable)
+
+
+def _print(found: Detection, out: Console) -> None:
     _line(out, "Mode", found.mode, "bold red" if found.mode == "not-installed" else "green")
     _findings(out, found.why)
     if found.cluster is not None:
-        is_well = found.cluster.reachable and not found.cluster.missing
-        _line(out, "Cluster", _cluster(found.cluster), "green" if is_well else "bold red")
+        has_all = found.cluster.reachable and not found.cluster.missing
+        _line(out, "Cluster", _cluster(found.cluster), "green" if has_all else "bold red")
     _line(out, "etcd", _etcd(found.etcd), "green" if found.etcd.reachable else "bold red")
     _findings(out, found.etcd.why)
     for number, advice in enumerate(found.advice):
         _line(out, "To do" if number == 0 else "", advice)
-    can_work = found.mode != "not-installed" and found.etcd.reachable
-    return Exit.OK if can_work and (found.cluster is None or found.cluster.reachable) else Exit.FAILED
 
 
 def _findings(out: Console, findings: Iterable[Finding]) -> None:

@@ -19,13 +19,12 @@ from dragonfly.cli.session import Session, connected, console, opened, told_wher
 from dragonfly.cli.sites import by_site
 from dragonfly.cli.table import print_table
 
-_OUTPUT = click.Choice(["table", "json", "yaml"])
 _CLUSTERS = ("CLUSTER", "SITES", "REACHED FROM", "NOT FROM", "DRIVEN")
 _PHASES = ("Available", "Provisioning", "Deployed", "Failed", "Discovered", "Deleting")
 
 
 @click.command
-@click.option("-o", "--output", type=_OUTPUT, default="table")
+@click.option("-o", "--output", type=documents.OUTPUT, default="table")
 @connected
 def swarm(session: Session, output: str) -> int:
     """List the replicas and the shards that each of them drives, and from where each cluster is reached.
@@ -106,8 +105,9 @@ def _driven(claims: Sequence[Document], replica: str) -> str:
 
 @click.command
 @click.option("--local", is_flag=True, help="Ask no swarm: tell what is installed here and what is reached from here.")
+@click.option("-o", "--output", type=documents.OUTPUT, default="table")
 @told_where
-def status(server: str | None, token_file: str | None, local: bool) -> int:
+def status(server: str | None, token_file: str | None, local: bool, output: str) -> int:
     """Tell whether the swarm is well: the replica that answers, its checks, shards, clusters, machines.
 
     Without a swarm, or with --local: the mode that a replica would run in here, and why; its cluster, its etcd.
@@ -116,20 +116,64 @@ def status(server: str | None, token_file: str | None, local: bool) -> int:
     takes no writes; without a swarm, if no replica could work here.
     """
     if local:
-        return _local_status()
+        return _local_status(output)
     try:
         with opened(server, token_file) as session:
-            return _status(session)
+            return _status(session) if output == "table" else _status_written(session, output)
     except NoSwarm as error:
         console(stderr=True).print(f"dragonfly: {error.message}, so this is what is found here", soft_wrap=True)
-        return _local_status()
+        return _local_status(output)
 
 
-def _local_status() -> int:
+def _local_status(output: str) -> int:
     from dragonfly.cli.installation import tell_local
     from dragonfly.cli.server import gathered
 
-    return tell_local(gathered(None, {}), console())
+    return tell_local(gathered(None, {}), console(), output)
+
+
+def _status_written(session: Session, output: str) -> int:
+    """Print what the table is made of: `/readyz`, `mode` and `swarm`, and how many machines there are."""
+    readiness = session.client.plain("/readyz")
+    behind_balancer = readiness.status == HTTPStatus.NOT_FOUND
+    answer = session.client.get("version") if behind_balancer else readiness
+    ready = not answer.stale if behind_balancer else readiness.status == HTTPStatus.OK
+    swarm, mode = _answered(session, "swarm"), _answered(session, "mode")
+    is_well = ready and swarm is not None and _is_whole(swarm)
+    document = {
+        "kind": "Status",
+        "ok": is_well,
+        "server": session.client.url,
+        "replica": answer.replica,
+        "ready": ready,
+        "checks": None if behind_balancer else (readiness.document or {}).get("checks"),
+        "mode": mode,
+        "swarm": swarm,
+        "machines": {} if swarm is None else _counted(session),
+    }
+    session.write(documents.written(document, output))
+    return Exit.OK if is_well else Exit.FAILED
+
+
+def _answered(session: Session, path: str) -> Document | None:
+    """Return what the replica says; None, with a remark, if it does not know it or cannot say it now."""
+    try:
+        document: Document = session.client.get(path).document
+    except CliError as error:
+        if error.exit_code not in {Exit.NOT_FOUND, Exit.UNREACHABLE}:
+            raise
+        session.remark(error.message)
+        return None
+    return document
+
+
+def _counted(session: Session) -> dict[str, int]:
+    """Return how many machines are in each phase in which there are some."""
+    found = {
+        phase: session.client.get(MACHINES.plural, query={"phase": phase, "limit": 1}).document.get("total", 0)
+        for phase in _PHASES
+    }
+    return {phase: count for phase, count in found.items() if count}
 
 
 def _status(session: Session) -> int:
@@ -210,10 +254,8 @@ def _print_state(session: Session) -> bool:
         _line(session, "Clusters" if number == 0 else "", cluster_line(cluster, session.now()), style)
         if missing := missing_fence(cluster):
             _line(session, "", missing, "yellow")
-    for phase in _PHASES:
-        found = session.client.get(MACHINES.plural, query={"phase": phase, "limit": 1}).document.get("total", 0)
-        if found:
-            _line(session, phase, f"{found} machine{'s' if found != 1 else ''}", PHASE_STYLE[phase])
+    for phase, count in _counted(session).items():
+        _line(session, phase, f"{count} machine{'s' if count != 1 else ''}", PHASE_STYLE[phase])
     return _is_whole(document)
 
 

@@ -4,7 +4,7 @@ The order is fixed: an installer's word, then the directory that an installation
 that KUBECONFIG or the pod's service account leads to. What comes later is looked at and told all the same.
 """
 
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Final, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
@@ -12,6 +12,10 @@ from dragonfly.install.standing import Standing, in_words, next_steps
 from dragonfly.model.values import Value
 
 Mode: TypeAlias = Literal["pod", "local", "remote", "not-installed"]
+
+Trouble: TypeAlias = Literal["", "absent", "broken", "refused", "plugin", "untrusted", "unreachable"]
+"""Why there is no answer: no kubeconfig is there, it makes no sense, its credentials are refused, its exec plugin gives
+none, the server's certificate is another's, or nothing of these."""
 
 TINK_SYSTEM = "tink-system"
 TINKERBELL = "tinkerbell"
@@ -41,8 +45,8 @@ class ClusterFacts(NamedTuple):
     server: str = ""
     error: str = ""
     """Why it was not reached; nothing below was found then."""
-    broken: bool = False
-    """The way there makes no sense: trying again would not help."""
+    trouble: Trouble = ""
+    """What kind of error that is."""
     version: str = ""
     missing: tuple[str, ...] = ()
     """Types of Tinkerbell that the cluster does not know, such as `tasks.bmc.tinkerbell.org`."""
@@ -50,6 +54,16 @@ class ClusterFacts(NamedTuple):
     """In the order of preference."""
     tinkerbell: str = ""
     """Its version; empty where these credentials may not know."""
+
+    @property
+    def broken(self) -> bool:
+        """The way there makes no sense: trying again would not help."""
+        return self.trouble in {"absent", "broken"}
+
+    @property
+    def tells_nothing(self) -> bool:
+        """Whether these credentials may not know of any namespace whether it is there."""
+        return bool(self.namespaces) and all(namespace.present is None for namespace in self.namespaces)
 
     @property
     def has_types(self) -> bool:
@@ -94,6 +108,8 @@ class Facts(NamedTuple):
     """The one that replicas are told to use."""
     cluster: ClusterFacts | None = None
     """None: there is no kubeconfig, and this is no pod."""
+    usual: str = ""
+    """kubectl's own kubeconfig, which is not taken by itself; empty if it is not there."""
     endpoints: tuple[str, ...] = ()
     """etcd's, as the settings say; they win over the Secret."""
     endpoints_problem: str = ""
@@ -185,7 +201,7 @@ def _findings(facts: Facts, mode: Mode) -> list[Finding]:
             looked_at=facts.directory, found="there" if facts.has_directory else "not there", decides=mode == "local"
         ),
         *_installation_findings(facts),
-        *_cluster_findings(facts.cluster, mode),
+        *_cluster_findings(facts, mode),
     ]
 
 
@@ -195,9 +211,11 @@ def _installation_findings(facts: Facts) -> list[Finding]:
     return [Finding(looked_at=f"{facts.directory}/install", found=in_words(facts.installation))]
 
 
-def _cluster_findings(cluster: ClusterFacts | None, mode: Mode) -> list[Finding]:
+def _cluster_findings(facts: Facts, mode: Mode) -> list[Finding]:
+    cluster = facts.cluster
     if cluster is None:
-        return [Finding(looked_at="KUBECONFIG", found="not set, and this is no pod")]
+        unused = f"; {facts.usual} is there, and is not taken by itself" if facts.usual else ""
+        return [Finding(looked_at="KUBECONFIG", found=f"not set, and this is no pod{unused}")]
     context = f", context {cluster.context}" if cluster.context else ""
     if cluster.error:
         return [Finding(looked_at=cluster.place, found=cluster.error)]
@@ -280,6 +298,18 @@ def _looked_at(facts: Facts) -> list[SecretFacts | RelayFacts]:
     return [place for place in (facts.secret, facts.relay) if place is not None]
 
 
+_LOOK: Final = "Look whether the cluster is there and whether it can be reached from here."
+_ADVICE: Final[dict[Trouble, str]] = {
+    "absent": "Set KUBECONFIG to a file that is there, and leads to the cluster with Tinkerbell.",
+    "broken": "Mend the kubeconfig; nothing can be told of the cluster before.",
+    "refused": "Get new credentials for that cluster.",
+    "plugin": "Let the kubeconfig's exec plugin give credentials to whoever runs Dragonfly, or use a token.",
+    "untrusted": "Look whether the kubeconfig's server is the one that is meant, and take its CA into it.",
+    "unreachable": _LOOK,
+    "": _LOOK,
+}
+
+
 def _advice(facts: Facts, mode: Mode) -> list[str]:
     here, cluster = facts.installation, facts.cluster
     leads_nowhere = cluster is None and not facts.endpoints and facts.taken is None
@@ -292,11 +322,15 @@ def _advice(facts: Facts, mode: Mode) -> list[str]:
     if leads_nowhere and here is not None and here.state == "installed":
         advice.append(f"The cluster that is installed here: set KUBECONFIG={facts.own_kubeconfig}, as root.")
     elif leads_nowhere:
-        advice.append("Set KUBECONFIG to a file that leads to the cluster with Tinkerbell.")
-    elif cluster and cluster.broken:
-        advice.append("Mend the kubeconfig; nothing can be told of the cluster before.")
+        perhaps = f" (KUBECONFIG={facts.usual}, if that does)" if facts.usual else ""
+        advice.append(f"Set KUBECONFIG to a file that leads to the cluster with Tinkerbell{perhaps}.")
     elif cluster and cluster.error:
-        advice.append("Look whether the cluster is there and whether it can be reached from here.")
+        advice.append(_ADVICE[cluster.trouble])
+    elif cluster and mode == "not-installed" and cluster.tells_nothing:
+        advice.append(
+            "These credentials may not see whether Tinkerbell is there: give them Dragonfly's rights in its namespace "
+            "(deploy/k3s/base/rbac.yaml), or take others; if it is in another namespace, set DRAGONFLY_NAMESPACE."
+        )
     elif cluster and mode == "not-installed":
         advice.append(
             f"Install Tinkerbell in that cluster (namespace {TINK_SYSTEM} or {TINKERBELL}), or choose another with "

@@ -11,7 +11,7 @@ from dragonfly.install.service_proxy import ServiceProxy, ServiceRef
 from dragonfly.kube import resources
 from dragonfly.kube.connection import Connection
 from dragonfly.kube.credentials import Source
-from dragonfly.kube.errors import Forbidden, KubeError, NotFound
+from dragonfly.kube.errors import PLUGIN, Forbidden, KubeError, NotFound
 from dragonfly.kube.resources import Ref
 from dragonfly.settings import Settings
 from dragonfly.store import keys
@@ -130,6 +130,6 @@ async def _relay(
 
 def in_words(error: KubeError) -> str:
     """Return what is to be told of it."""
-    if error.status == 401 and error.reason != "Plugin":
+    if error.status == 401 and error.reason != PLUGIN:
         return "the API server does not accept the credentials: they are wrong, or have expired"
     return error.message

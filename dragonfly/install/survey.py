@@ -19,6 +19,7 @@ from dragonfly.install.detection import (
     EtcdFound,
     Facts,
     Namespace,
+    Trouble,
     detect,
 )
 from dragonfly.install.journal import Journal
@@ -26,9 +27,9 @@ from dragonfly.install.search import Found, Route, in_words, problem_of, search
 from dragonfly.kube import resources
 from dragonfly.kube.channel import Limits
 from dragonfly.kube.connection import Connection
-from dragonfly.kube.contexts import chosen, merged
+from dragonfly.kube.contexts import chosen, merged, without_credentials
 from dragonfly.kube.credentials import InCluster, Kubeconfig, Source
-from dragonfly.kube.errors import Forbidden, Invalid, KubeError, NotFound
+from dragonfly.kube.errors import ABSENT, PLUGIN, UNTRUSTED, Forbidden, Invalid, KubeError, NotFound
 from dragonfly.kube.resources import HARDWARE, Ref
 from dragonfly.settings import Settings
 
@@ -70,7 +71,7 @@ async def survey(
         directory: what an installation on this computer leaves.
         taken: the way to etcd that is gone already; no other is looked for then.
     """
-    facts = _here(settings, directory)
+    facts = _here(settings, directory, env)
     if taken is not None:
         problem = await asyncio.to_thread(problem_of, *taken.route)
         facts = facts._replace(taken=taken.found, endpoints_problem=problem)
@@ -102,7 +103,8 @@ def with_own_cluster(
     return settings
 
 
-def _here(settings: Settings, directory: Path) -> Facts:
+def _here(settings: Settings, directory: Path, env: Mapping[str, str]) -> Facts:
+    usual = Path(env["HOME"], ".kube", "config") if env.get("HOME") else None
     return Facts(
         installed=settings.installed,
         directory=str(directory),
@@ -111,6 +113,7 @@ def _here(settings: Settings, directory: Path) -> Facts:
         endpoints=settings.etcd_endpoints,
         installation=Journal(directory / JOURNAL).standing() if directory.is_dir() else None,
         own_kubeconfig=str(KUBECONFIG),
+        usual=str(usual) if usual is not None and usual.is_file() else "",
     )
 
 
@@ -138,7 +141,7 @@ async def _cluster(source: Source, settings: Settings, *, wants_etcd: bool) -> t
         facts = _named(source)
     except Invalid as error:
         place = f"kubeconfig {settings.kubeconfig}"
-        return ClusterFacts(place, settings.context, error=error.message, broken=True), None
+        return ClusterFacts(place, settings.context, error=error.message, trouble=_trouble(error)), None
     async with Connection(source, _LIMITS) as kube:
         try:
             facts = facts._replace(version=await kube.version())
@@ -147,7 +150,23 @@ async def _cluster(source: Source, settings: Settings, *, wants_etcd: bool) -> t
                 return facts, None
             return facts, await search(kube, source, facts.namespace or settings.namespace, settings)
         except KubeError as error:
-            return facts._replace(error=in_words(error), broken=isinstance(error, Invalid)), None
+            return facts._replace(error=_told(source, error), trouble=_trouble(error)), None
+
+
+def _told(source: Source, error: KubeError) -> str:
+    if error.status == 401 and error.reason != PLUGIN and isinstance(source, Kubeconfig):
+        nobody = without_credentials(chosen(merged(source.paths), source.context).user)
+        if nobody is not None:
+            return nobody.message
+    return in_words(error)
+
+
+def _trouble(error: KubeError) -> Trouble:
+    if isinstance(error, Invalid):
+        return "absent" if error.reason == ABSENT else "broken"
+    if isinstance(error, Forbidden):
+        return "plugin" if error.reason == PLUGIN else "refused"
+    return "untrusted" if error.reason == UNTRUSTED else "unreachable"
 
 
 def _named(source: Source) -> ClusterFacts:

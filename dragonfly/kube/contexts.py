@@ -17,13 +17,14 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from dragonfly.kube.errors import Invalid
+from dragonfly.kube.errors import ABSENT, Invalid
 
 _SECTIONS: Final = (("clusters", "cluster"), ("users", "user"), ("contexts", "context"))
 _FILE_FIELDS: Final = {
     "cluster": ("certificate-authority",),
     "user": ("client-certificate", "client-key", "tokenFile"),
 }
+_CREDENTIALS: Final = ("token", "tokenFile", "client-certificate", "client-certificate-data", "username", "exec")
 _EXEC_VERSIONS: Final = ("client.authentication.k8s.io/v1", "client.authentication.k8s.io/v1beta1")
 
 
@@ -52,15 +53,16 @@ def wrong(place: str, words: str) -> Invalid:
 
 
 def merged(paths: Sequence[Path]) -> dict[str, Any]:
-    """Return one kubeconfig out of several, with absolute paths in it; each entry has its `file`.
+    """Return one kubeconfig out of several, its `files`, with absolute paths in it; each entry has its `file`.
 
     Raises:
         Invalid: none of the files is there, or one is no kubeconfig.
     """
     found = [path for path in paths if path.exists()]
     if not found:
-        raise Invalid(f"no kubeconfig at {':'.join(map(str, paths)) or '(no path given)'}", reason="Kubeconfig")
+        raise Invalid(f"no kubeconfig at {':'.join(map(str, paths)) or '(no path given)'}", reason=ABSENT)
     result: dict[str, Any] = {"apiVersion": "v1", "kind": "Config", "clusters": [], "users": [], "contexts": []}
+    result["files"] = [str(path) for path in found]
     for path in found:
         _merge_file(result, path)
     return result
@@ -72,10 +74,23 @@ def chosen(config: Mapping[str, Any], context: str = "") -> Chosen:
     Raises:
         Invalid: something is not there, is of the wrong type, or is refused.
     """
+    found = referred(config, context)
+    _judge(found.cluster, _CLUSTER)
+    _judge(found.user, _USER)
+    _judge_together(found.cluster, found.user)
+    return found
+
+
+def referred(config: Mapping[str, Any], context: str = "") -> Chosen:
+    """Return the same, whatever is in its cluster and its user.
+
+    Raises:
+        Invalid: something is not there.
+    """
     name = context or config["current-context"]
     if not name:
-        files = ":".join(dict.fromkeys(entry["file"] for entry in config["contexts"]))
-        raise wrong(f"{files or 'kubeconfig'}: current-context", f"is empty; {_choices(config['contexts'], 'context')}")
+        files = ":".join(config.get("files", ())) or "kubeconfig"
+        raise wrong(f"{files}: current-context", f"is empty; {_choices(config['contexts'], 'context')}")
     found = _named(config, "contexts", "context", name)
     for field in ("cluster", "user"):
         if not isinstance(found.body.get(field, ""), str):
@@ -84,10 +99,14 @@ def chosen(config: Mapping[str, Any], context: str = "") -> Chosen:
     user = Entry("", {}, f"{found.place}.user")
     if found.body.get("user"):
         user = _named(config, "users", "user", found.body["user"])
-    _judge(cluster, _CLUSTER)
-    _judge(user, _USER)
-    _judge_together(cluster, user)
     return Chosen(name, cluster, user)
+
+
+def without_credentials(user: Entry) -> Invalid | None:
+    """Return what is wrong if the user does not say who it is: an API server takes it for system:anonymous then."""
+    if any(user.body.get(field) for field in _CREDENTIALS):
+        return None
+    return wrong(user.place, "has no credentials: it needs a token, a client certificate, or username and password")
 
 
 def contents(entry: Entry, field: str) -> bytes:
@@ -108,6 +127,8 @@ def file_of(entry: Entry, field: str) -> bytes:
         Invalid: it cannot be read.
     """
     path = entry.body[field]
+    if not isinstance(path, str):
+        raise entry.wrong(field, _PATH.allowed)
     try:
         return Path(path).read_bytes()
     except OSError as error:

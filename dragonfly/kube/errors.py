@@ -11,6 +11,12 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+UNTRUSTED: Final = "Untrusted"
+"""The reason of an Unreachable whose server has another certificate than it must."""
+PLUGIN: Final = "Plugin"
+"""The reason of a Forbidden where an exec plugin gave no credentials."""
+ABSENT: Final = "NoKubeconfig"
+"""The reason of an Invalid where no kubeconfig is where one was said to be."""
 _DENIED_BY_POLICY: Final = re.compile(r"ValidatingAdmissionPolicy '([^']+)'")
 _FORBIDDEN: Final = re.compile(
     r"cannot (?P<verb>\S+) (?:resource \"(?P<resource>[^\"]+)\"|path \"(?P<path>[^\"]+)\")"

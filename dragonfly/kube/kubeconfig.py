@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import yaml
 
 from dragonfly.kube import contexts
+from dragonfly.kube.contexts import Entry
 from dragonfly.kube.errors import KubeError
 from dragonfly.model.values import FieldError, Invalid
 
@@ -90,20 +91,19 @@ def flattened(paths: Sequence[Path], context: str = "") -> str:
     """Return a kubeconfig of one context with everything inline, out of files as in KUBECONFIG.
 
     Raises:
-        Invalid: there is no such context, or it needs what cannot be handed over.
-        KubeError: the files are no kubeconfig.
-        OSError: a file that it names cannot be read.
+        Invalid: it needs what cannot be handed over.
+        KubeError: the files are no kubeconfig, there is no such context, a file that it names cannot be read, or its
+            user does not say who it is.
     """
-    document = contexts.merged(paths)
-    name = context or str(document.get("current-context") or "")
-    place = _named(document, "context", name)
-    cluster = _inlined(_named(document, "cluster", str(place.get("cluster", ""))))
-    user = _inlined(_named(document, "user", str(place["user"])) if place.get("user") else {})
+    name, cluster, user = contexts.referred(contexts.merged(paths), context)
+    handed_user = _inlined(user)
+    if not any(user.body.get(field) for field in _REFUSED) and (error := contexts.without_credentials(user)):
+        raise error
     single = {
         "current-context": name,
-        "contexts": [{"name": name, "context": place}],
-        "clusters": [{"name": place.get("cluster"), "cluster": cluster}],
-        "users": [{"name": place.get("user"), "user": user}],
+        "contexts": [{"name": name, "context": {"cluster": name, "user": name}}],
+        "clusters": [{"name": name, "cluster": _inlined(cluster)}],
+        "users": [{"name": name, "user": handed_user}],
     }
     return handed(json.dumps(single), name).text
 
@@ -203,15 +203,22 @@ def _taken(values: Mapping[str, Any], known: tuple[str, ...]) -> dict[str, str]:
     return {name: values[name] for name in known if values.get(name)}
 
 
-def _inlined(values: dict[str, Any]) -> dict[str, Any]:
+def _inlined(entry: Entry) -> dict[str, Any]:
     """Put the content of files where their names were."""
+    values = {field: value for field, value in entry.body.items() if field not in _FILES}
     for name in ("certificate-authority", "client-certificate", "client-key"):
-        path = values.pop(name, "")
-        if path and not values.get(f"{name}-data"):
-            values[f"{name}-data"] = base64.b64encode(Path(path).read_bytes()).decode()
-    if path := values.pop("tokenFile", ""):
-        values["token"] = Path(path).read_text().strip()
+        if entry.body.get(name) and not values.get(f"{name}-data"):
+            values[f"{name}-data"] = base64.b64encode(contexts.file_of(entry, name)).decode()
+    if entry.body.get("tokenFile"):
+        values["token"] = _token(entry)
     return values
+
+
+def _token(user: Entry) -> str:
+    try:
+        return contexts.file_of(user, "tokenFile").decode("ascii").strip()
+    except UnicodeDecodeError:
+        raise user.wrong("tokenFile", "must hold one word of printable ASCII") from None
 
 
 def _invalid(message: str, field: str = FIELD) -> Invalid:

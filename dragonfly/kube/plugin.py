@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from dragonfly.kube.contexts import Entry, is_word
-from dragonfly.kube.errors import Forbidden
+from dragonfly.kube.errors import PLUGIN, Forbidden
 
 _DEADLINE: Final = 8.0
 """Seconds that a plugin gets: some ask an identity provider far away. Less than a call has, so that this is told."""
@@ -100,7 +100,7 @@ def _granted(user: Entry, version: str, out: bytes) -> Granted:
 
 
 def _refused(user: Entry, words: str) -> Forbidden:
-    return Forbidden(f"{user.place}.exec: plugin {user.body['exec']['command']} {words}", status=401, reason="Plugin")
+    return Forbidden(f"{user.place}.exec: plugin {user.body['exec']['command']} {words}", status=401, reason=PLUGIN)
 
 
 def _last_words(err: bytes) -> str:

@@ -9,6 +9,7 @@ import asyncio
 import base64
 import contextlib
 import ipaddress
+import os
 import socket
 import ssl
 import urllib.request
@@ -23,7 +24,7 @@ from aiohttp.tracing import Trace
 from yarl import URL
 
 from dragonfly.kube.credentials import Login
-from dragonfly.kube.errors import Unreachable
+from dragonfly.kube.errors import UNTRUSTED, Unreachable
 
 _CONNECT: Final = 5.0
 """Seconds for TCP and TLS: a cluster that does not even accept a connection is not worth the whole deadline."""
@@ -34,6 +35,17 @@ _PATIENT: Final = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT)
 _KEEPALIVE: Final = (("TCP_KEEPIDLE", 3), ("TCP_KEEPINTVL", 2), ("TCP_KEEPCNT", 3))
 """A peer that vanished without a word ends a quiet watch after 9 s, with no traffic of our own (P6). Not
 every platform has all of these."""
+
+
+_OF_ANOTHER: Final = "(the kubeconfig's certificate-authority is not its issuer)"
+_MISTRUST: Final = {
+    # X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT, SELF_SIGNED_CERT_IN_CHAIN, UNABLE_TO_GET_ISSUER_CERT(_LOCALLY),
+    # UNABLE_TO_VERIFY_LEAF_SIGNATURE and CERT_SIGNATURE_FAILURE of OpenSSL, which Python gives no names.
+    **dict.fromkeys((2, 7, 18, 19, 20, 21), _OF_ANOTHER),
+    # HOSTNAME_MISMATCH and IP_ADDRESS_MISMATCH
+    **dict.fromkeys((62, 64), "(tls-server-name may say another name)"),
+}
+"""What a kubeconfig may have to do with it, by OpenSSL's code."""
 
 
 class Progress:
@@ -188,7 +200,8 @@ class Transport:
             if progress.refusal is not None:
                 raise progress.refusal from error
             # OSError includes TimeoutError: aiohttp's for a connection or a read, and the caller's own.
-            raise Unreachable(_words(self._server, error), maybe_done=progress.sent and request.write) from error
+            told = words_of(self._server, error)
+            raise Unreachable(told, maybe_done=progress.sent and request.write, reason=_reason(error)) from error
         finally:
             self._users -= 1
             if self._retired and not self._users:
@@ -248,5 +261,47 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _words(server: str, error: BaseException) -> str:
-    return f"{server}: {type(error).__name__}: {error}".rstrip(": ")
+def _reason(error: BaseException) -> str:
+    return UNTRUSTED if isinstance(error, aiohttp.ClientConnectorCertificateError) else "Unreachable"
+
+
+def words_of(server: str, error: BaseException) -> str:
+    """Say why there was no answer, for people: the server first, then what happened on the way to it."""
+    return f"{server}: {_what_happened(error)}"
+
+
+def _what_happened(error: BaseException) -> str:
+    match error:
+        case aiohttp.ClientConnectorDNSError():
+            return f"the name {error.host} is not known"
+        case aiohttp.ClientConnectorCertificateError():
+            return f"TLS: {_mistrust(error.certificate_error)}"
+        case aiohttp.ClientConnectorSSLError():
+            return f"TLS: {error.os_error.strerror or error.os_error}"
+        case aiohttp.ClientConnectorError():
+            return _no_connection(error)
+        case aiohttp.ClientHttpProxyError():
+            return f"the proxy answers {error.status} {error.message}".rstrip()
+        case aiohttp.ConnectionTimeoutError():
+            return f"no connection within {_CONNECT:g} s"
+        case aiohttp.ServerDisconnectedError() | ConnectionError():
+            return "the connection was closed before the answer"
+        case TimeoutError():
+            return "no answer in time"
+        case _:
+            return f"{type(error).__name__}: {error}".rstrip(": ")
+
+
+def _no_connection(error: aiohttp.ClientConnectorError) -> str:
+    place = f"{'proxy ' * isinstance(error, aiohttp.ClientProxyConnectionError)}{error.host}:{error.port}"
+    if isinstance(error.os_error, ConnectionRefusedError):
+        return f"connection refused by {place}"
+    number = error.os_error.errno
+    return f"no connection to {place}: {os.strerror(number) if number else error.os_error}"
+
+
+def _mistrust(error: Exception) -> str:
+    if not isinstance(error, ssl.SSLCertVerificationError):
+        return f"certificate verify failed: {error}"
+    told = f"certificate verify failed: {error.verify_message.rstrip('.')}"
+    return f"{told} {_MISTRUST[error.verify_code]}" if error.verify_code in _MISTRUST else told

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 ROUTE = "/api/v1/clusters"
+UID = "3cc31835-97f2-483b-88d2-272ba65a1ef9"
 CREATED = "2026-01-01T00:00:00Z"
 FRA = {
     "kind": "Cluster",
@@ -81,6 +82,46 @@ def test_a_kubeconfig_that_cannot_be_sent_is_told(at_swarm: Any, kubeconfig: Pat
     assert "no kubeconfig at" in missing.err
 
 
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (
+            "clusters[0].cluster.certificate-authority",
+            "clusters[c].cluster.certificate-authority: cannot read {}/gone: No",
+        ),
+        ("users[0].user.tokenFile", "users[u].user.tokenFile: cannot read {}/gone: No such file"),
+        ("users[0].user", "users[u].user: has no credentials: it needs a token"),
+        ("contexts[0].context.user", "the kubeconfig has no user 'gone'; there is u, x"),
+        ("", "current-context: is empty; there is no context at all"),
+    ],
+)
+def test_what_is_wrong_in_a_kubeconfig_is_told_by_its_field(
+    swarm: Any, at_swarm: Any, kubeconfig: Path, change: str, told: str
+) -> None:
+    document = yaml.safe_load(kubeconfig.read_text())
+    match change.split("."):
+        case [section, kind, field]:
+            document[section.removesuffix("[0]")][0][kind][field] = "gone"
+        case ["users[0]", "user"]:
+            document["users"][0]["user"] = {}
+        case _:
+            document = {}
+    kubeconfig.write_text(yaml.safe_dump(document) if document else "")
+
+    done = at_swarm("cluster", "add", "fra", "--kubeconfig", str(kubeconfig))
+
+    assert done.code == 2
+    assert f"{told.format(kubeconfig.parent)}" in done.err
+    assert str(kubeconfig) in done.err
+    assert not swarm.requests, "nothing was sent"
+
+
+def test_help_says_what_cannot_be_registered_and_names_every_command(dragonfly: Any) -> None:
+    assert "Exec plugins" in dragonfly("cluster", "add", "--help").out
+    words = dragonfly("cluster", "--help").out.partition("Options:")[0]
+    assert [name for name in ("add", "check", "remove", "locate") if name not in words] == []
+
+
 def test_a_list_and_a_description_tell_how_it_is(swarm: Any, at_swarm: Any) -> None:
     swarm.reply(f"GET {ROUTE}", 200, {"kind": "ClusterList", "revision": 8, "total": 1, "items": [FRA]})
     swarm.reply(f"GET {ROUTE}/fra", 200, FRA)
@@ -140,6 +181,18 @@ def test_what_it_lacks_ends_with_exit_code_1(swarm: Any, at_swarm: Any) -> None:
     assert words in well.out
 
 
+@pytest.mark.parametrize(("ok", "error", "code"), [(True, "", 0), (False, "", 1), (False, "no answer within 10 s", 1)])
+def test_a_checkup_for_scripts_is_as_the_api_gave_it(
+    swarm: Any, at_swarm: Any, ok: bool, error: str, code: int
+) -> None:
+    found = {"cluster": "fra", "replica": "a", "ok": ok, "error": error, "missingTypes": [], "missingRights": []}
+    swarm.reply(f"POST {ROUTE}/fra/check", 200, found)
+
+    done = at_swarm("cluster", "check", "fra", "-o", "json")
+
+    assert (done.code, json.loads(done.out)) == (code, found)
+
+
 def test_one_is_removed_only_if_somebody_says_so(swarm: Any, at_swarm: Any) -> None:
     swarm.reply(f"GET {ROUTE}/fra", 200, FRA)
     swarm.reply(f"DELETE {ROUTE}/fra", 204, None)
@@ -156,12 +209,21 @@ def test_which_cluster_local_is_can_be_said(swarm: Any, at_swarm: Any) -> None:
     swarm.reply(f"GET {ROUTE}/local", 200, local)
     swarm.reply(f"PUT {ROUTE}/local", 200, local)
 
-    done = at_swarm("cluster", "locate", "local", "3cc31835")
+    done = at_swarm("cluster", "locate", "local", UID.upper())
 
-    assert done.lines == ["cluster local: is the one whose namespace has the uid 3cc31835"]
+    assert done.lines == [f"cluster local: is the one whose namespace has the uid {UID}"]
     request = swarm.requests[-1]
     assert request.headers["if-match"] == '"3"'
-    assert request.body["spec"] == {"shards": 8, "sites": ["x"], "namespaceUid": "3cc31835"}
+    assert request.body["spec"] == {"shards": 8, "sites": ["x"], "namespaceUid": UID}
+
+
+@pytest.mark.parametrize("uid", ["3cc31835", "tinkerbell", "", f"{UID}0"])
+def test_what_is_no_uid_is_refused_before_anything_is_asked(swarm: Any, at_swarm: Any, uid: str) -> None:
+    done = at_swarm("cluster", "locate", "local", uid)
+
+    assert done.code == 2
+    assert "kubectl get namespace" in done.err
+    assert not swarm.requests
 
 
 def test_the_cluster_of_the_pods_is_added_without_a_kubeconfig(swarm: Any, at_swarm: Any, kubeconfig: Path) -> None:

@@ -1,5 +1,6 @@
 """`status` without a swarm and `server` without an etcd, where nothing is: what to do is told, with an exit code."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,20 @@ def test_status_without_a_swarm_tells_what_is_here(
     assert done.code == 1
     assert f"Cluster:       {broken}: is no valid YAML: line 1, column 5" in done.lines
     assert ("no swarm is given" in done.err) == (arguments == ("status",))
+
+
+def test_what_is_here_for_scripts(dragonfly: Any, alone: Path) -> None:
+    (alone / ".kube").mkdir()
+    (alone / ".kube" / "config").write_text("{}")
+
+    done = dragonfly("status", "--local", "-o", "json")
+
+    document = json.loads(done.out)
+    assert done.code == 1
+    assert (document["kind"], document["ok"], document["mode"]) == ("LocalStatus", False, "not-installed")
+    [looked] = [finding for finding in document["why"] if finding["lookedAt"] == "KUBECONFIG"]
+    assert looked["found"].endswith(f"{alone}/.kube/config is there, and is not taken by itself")
+    assert f"KUBECONFIG={alone}/.kube/config" in document["advice"][0]
 
 
 def test_a_server_without_an_etcd_names_the_mistake_in_the_kubeconfig(

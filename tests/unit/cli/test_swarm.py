@@ -97,6 +97,45 @@ def test_status_of_a_swarm_that_is_well(swarm: Any, at_swarm: Any) -> None:
     assert (said["Available"], said["Deployed"]) == ("1 machine", "2 machines")
 
 
+@pytest.mark.parametrize(("ready", "code"), [(200, 0), (503, 1)])
+def test_status_for_scripts_is_what_the_replica_said(swarm: Any, at_swarm: Any, ready: int, code: int) -> None:
+    swarm.machine("m-1", "Deployed")
+    checks = {"etcd": {"ok": ready == 200}}
+    whole = {"members": MEMBERS, "claims": CLAIMS, "unowned": []}
+    mode = {"mode": "pod", "why": [], "etcd": {"source": "settings", "reachable": True}}
+    swarm.reply("GET /readyz", ready, {"checks": checks})
+    swarm.reply("GET /api/v1/swarm", 200, whole)
+    swarm.reply("GET /api/v1/mode", 200, mode)
+
+    done = at_swarm("status", "-o", "json")
+
+    assert done.code == code
+    assert json.loads(done.out) == {
+        "kind": "Status",
+        "ok": code == 0,
+        "server": swarm.url,
+        "replica": "b",
+        "ready": code == 0,
+        "checks": checks,
+        "mode": mode,
+        "swarm": whole,
+        "machines": {"Deployed": 1},
+    }
+
+
+def test_status_for_scripts_of_a_replica_that_cannot_say_it_all(swarm: Any, at_swarm: Any) -> None:
+    swarm.reply("GET /readyz", 404, {"type": "/problems/not-found"})
+    swarm.reply("GET /api/v1/version", 200, {"version": "0.1.0"}, Dragonfly_Stale="3.2")
+    swarm.refuse("GET /api/v1/swarm", 503, "unavailable", "the state is not here yet")
+
+    done = at_swarm("status", "-o", "json")
+
+    document = json.loads(done.out)
+    assert done.code == 1
+    assert [document[key] for key in ("ok", "ready", "checks", "mode", "swarm")] == [False, False, None, None, None]
+    assert "the state is not here yet" in done.err
+
+
 @pytest.mark.parametrize(
     "checks",
     [

@@ -13,6 +13,7 @@ from dragonfly.install.detection import (
     Namespace,
     RelayFacts,
     SecretFacts,
+    Trouble,
     detect,
 )
 
@@ -32,7 +33,7 @@ TINK_SYSTEM = cluster("tink-system", missing=ALL)
 TINKERBELL = cluster("tinkerbell")
 WITHOUT = cluster("tinkerbell", missing=ALL)
 AWAY = ClusterFacts("kubeconfig /k", error="https://k:6443: no answer within 9 s")
-BROKEN = ClusterFacts("kubeconfig /k", error="/k: is no valid YAML", broken=True)
+BROKEN = ClusterFacts("kubeconfig /k", error="/k: is no valid YAML", trouble="broken")
 
 
 def found(**facts: Any) -> Detection:
@@ -94,6 +95,32 @@ def test_tinkerbell_elsewhere_than_replicas_look_is_told_and_not_guessed() -> No
 
     (advice,) = detection.advice
     assert "set DRAGONFLY_NAMESPACE=tink-system on all of them" in advice
+
+
+@pytest.mark.parametrize(
+    ("trouble", "words"),
+    [
+        ("absent", "Set KUBECONFIG to a file that is there"),
+        ("broken", "Mend the kubeconfig"),
+        ("refused", "Get new credentials"),
+        ("plugin", "exec plugin"),
+        ("untrusted", "take its CA"),
+        ("unreachable", "whether it can be reached from here"),
+    ],
+)
+def test_what_to_do_depends_on_what_is_wrong(trouble: Trouble, words: str) -> None:
+    advice, *_ = found(cluster=AWAY._replace(trouble=trouble), endpoints=ENDPOINTS).advice
+
+    assert words in advice
+
+
+def test_credentials_that_may_see_nothing_are_no_reason_to_install_tinkerbell() -> None:
+    unseen = cluster()._replace(namespaces=(Namespace("tinkerbell", None), Namespace("tink-system", None)))
+
+    (advice,) = found(cluster=unseen, endpoints=ENDPOINTS).advice
+
+    assert "give them Dragonfly's rights" in advice
+    assert "Install Tinkerbell" not in advice
 
 
 SECRET = SecretFacts("Secret tinkerbell/dragonfly-etcd", present=True, endpoints=ENDPOINTS)

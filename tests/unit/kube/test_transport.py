@@ -7,12 +7,16 @@ import ssl
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import aiohttp
+import msgspec
 import pytest
 
 from dragonfly.kube import transport
 from dragonfly.kube.credentials import Login
+from dragonfly.kube.errors import UNTRUSTED, Unreachable
 from dragonfly.kube.transport import Progress, Request, Transport
 from dragonfly.sandbox.pki import Authority
 
@@ -88,3 +92,66 @@ async def test_a_call_that_was_cut_off_leaves_no_socket(tmp_path: Path, sockets:
 
         assert progress.sent
         assert [sock.fileno() for sock in sockets] == [-1]
+
+
+@pytest.mark.parametrize(
+    ("is_its_own", "name", "words"),
+    [
+        (False, "", "(the kubeconfig's certificate-authority is not its issuer)"),
+        (True, "elsewhere.example", "'elsewhere.example' (tls-server-name may say another name)"),
+    ],
+)
+async def test_a_certificate_that_is_not_trusted_is_told_with_what_the_kubeconfig_has_to_do_with_it(
+    tmp_path: Path, is_its_own: bool, name: str, words: str
+) -> None:
+    stranger = Authority(tmp_path / "stranger", "stranger", datetime.now(UTC)).context()
+    async with answering(tmp_path / "server", HEAD) as login:
+        changed = {"server_hostname": name} if is_its_own else {"tls": stranger}
+        sender = Transport(msgspec.structs.replace(login, **changed), "test")
+        try:
+            with pytest.raises(Unreachable) as caught:
+                await sender.exchange(Request("GET", "/version"), "", Progress())
+        finally:
+            await sender.close()
+
+    assert caught.value.reason == UNTRUSTED
+    assert caught.value.message.startswith(f"{login.server}: TLS: certificate verify failed: ")
+    assert caught.value.message.endswith(words)
+
+
+def connector_error(kind: type[aiohttp.ClientConnectorError], error: OSError) -> aiohttp.ClientConnectorError:
+    key: Any = SimpleNamespace(host="k", port=6443, ssl=None)
+    return kind(key, error)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            connector_error(
+                aiohttp.ClientConnectorError, ConnectionRefusedError(111, "Connect call failed ('::1', 1)")
+            ),
+            "connection refused by k:6443",
+        ),
+        (
+            connector_error(aiohttp.ClientProxyConnectionError, ConnectionRefusedError(111, "refused")),
+            "connection refused by proxy k:6443",
+        ),
+        (
+            connector_error(aiohttp.ClientConnectorError, OSError(101, "Connect call failed")),
+            "no connection to k:6443: Network is unreachable",
+        ),
+        (
+            connector_error(aiohttp.ClientConnectorError, OSError("Multiple exceptions: a, b")),
+            "no connection to k:6443: Multiple exceptions: a, b",
+        ),
+        (connector_error(aiohttp.ClientConnectorDNSError, OSError(-2, "Name or service")), "the name k is not known"),
+        (aiohttp.ConnectionTimeoutError("Connection timeout to host k"), "no connection within 5 s"),
+        (aiohttp.ServerDisconnectedError(), "the connection was closed before the answer"),
+        (ConnectionResetError(104, "Connection reset by peer"), "the connection was closed before the answer"),
+        (TimeoutError(), "no answer in time"),
+        (aiohttp.ClientPayloadError("cut off"), "ClientPayloadError: cut off"),
+    ],
+)
+def test_what_happened_is_told_in_plain_words(error: Exception, words: str) -> None:
+    assert transport.words_of("https://k:6443", error) == f"https://k:6443: {words}"
