@@ -1,4 +1,4 @@
-"""A replica outside of the cluster with nothing but a kubeconfig, which leads it to the relay of the pods."""
+"""A replica outside of the cluster, which a kubeconfig alone leads to etcd, or to the relay of the pods."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from dragonfly.sandbox.pki import write_private
+from dragonfly.sandbox.pki import KeyPair, write_private
 from dragonfly.sandbox.ports import PortLease
 from dragonfly.sandbox.process import Service
 from dragonfly.sandbox.swarm import Swarm
@@ -88,8 +88,12 @@ def kubeconfig(node: Node, directory: Path) -> Path:
     return node.apiserver.kubeconfig(directory / "laptop.kubeconfig", TINKERBELL, LAPTOP, token_hours=1)
 
 
-def tell_the_way(deployed: Deployed, endpoints: Sequence[str]) -> None:
-    """Make the Secret by which a kubeconfig leads to etcd at these endpoints, or else to the relay of the pods."""
+def tell_the_way(deployed: Deployed, endpoints: Sequence[str], client: KeyPair | None = None) -> None:
+    """Make the Secret by which a kubeconfig leads to etcd at these endpoints, or else to the relay of the pods.
+
+    Args:
+        client: what lets in at etcd; nothing does without it.
+    """
     known = secret_of(deployed)
     said = {
         "endpoints": ",".join(endpoints),
@@ -98,6 +102,8 @@ def tell_the_way(deployed: Deployed, endpoints: Sequence[str]) -> None:
         "secretKey": known["secret-key"],
         "service": f"{NAMESPACE}/{SERVICE}:http",
     }
+    if client is not None:
+        said |= {"cert": client.certificate.read_text(), "key": client.key.read_text()}
     metadata = {"name": "dragonfly-etcd", "namespace": TINKERBELL}
     deployed.node.apply({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": said})
 

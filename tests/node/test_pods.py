@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ import pytest
 import yaml
 
 from dragonfly.sandbox.ports import PortLease
+from tests.e2e.api import Api
 from tests.e2e.prometheus import Prometheus
 from tests.e2e.site import Machine
 from tests.e2e.waiting import eventually, eventually_equal
 from tests.integration.k3s.rendered import K3S
-from tests.node.deployed import NAMESPACE, REPLICAS, Deployed
+from tests.node.deployed import NAMESPACE, REPLICAS, ROLLOUT, Deployed
+from tests.node.laptop import Laptop, tell_the_way
 from tests.node.load import Load
 from tests.node.objects import pod
 from tests.node.provisioned import succeed_once
@@ -22,6 +25,8 @@ from tests.node.provisioned import succeed_once
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
 NOBODY = 65_532
+SITES = Path(__file__).parents[2] / "docs" / "sites.md"
+MOVES = (("out", 4), ("back", 5))
 MACHINES = [Machine(f"pod-{number}", f"02:1e:00:00:00:{number:02x}") for number in range(4)]
 
 # Runs in a replica's container: every place outside of the kernel's own that its user may write to.
@@ -115,6 +120,44 @@ def test_prometheus_scrapes_each_pod(deployed: Deployed, ports: PortLease, tmp_p
         eventually("its alerts are judged", lambda: set(prometheus.healthy_rules().values()) == {"ok"}, within=60)
     finally:
         prometheus.service.stop()
+
+
+def test_out_of_pods_to_a_vm_and_back(deployed: Deployed, ports: PortLease, tmp_path: Path) -> None:
+    """Nothing but starting the one and stopping the other: by the command that docs/sites.md has for it."""
+    etcd = deployed.node.etcd
+    tell_the_way(deployed, etcd.endpoints, etcd.access.client)
+    out, back = ([Machine(f"{name}-{each}", f"02:1e:00:00:{at:02x}:0{each}") for each in (1, 2)] for name, at in MOVES)
+    before = set(deployed.pods())
+    with Laptop.running(deployed, ports, tmp_path, name="vm") as vm:
+        found = vm.api.get("mode")
+        assert (found["mode"], found["etcd"]["source"]) == ("remote", "secret")
+        eventually("it drives a share", lambda: "vm" in drivers(vm.api), within=60)
+        scale(deployed, 0)
+        eventually("the pods are gone", lambda: not deployed.pods(), within=ROLLOUT)
+        eventually_equal(lambda: drivers(vm.api), {"vm"}, within=60)
+        succeed_once(deployed, out, tmp_path / "agents-out", api=vm.api, template="out")
+
+        scale(deployed, REPLICAS)
+        deployed.rolled_out()
+        eventually("a pod drives a share", lambda: drivers(vm.api) - {"vm", ""}, within=60)
+    pods = set(deployed.pods())
+    assert not pods & before
+    eventually_equal(lambda: drivers(deployed.api), pods, within=60)
+    succeed_once(deployed, back, tmp_path / "agents-back", template="back")
+    phases = {machine.name: deployed.api.get(f"machines/{machine.name}")["status"]["phase"] for machine in out + back}
+    assert phases == dict.fromkeys(phases, "Deployed")
+
+
+def scale(deployed: Deployed, replicas: int) -> None:
+    """Run the documented command; its number is of how many replicas."""
+    documented = re.search(r"`kubectl (.* scale .* --replicas) 0`", SITES.read_text(encoding="utf-8"))
+    assert documented is not None
+    deployed.node.kubectl(*documented[1].split(), str(replicas))
+
+
+def drivers(api: Api) -> set[str]:
+    """Who drives the cluster's shards; "" for nobody."""
+    return set(api.get("clusters/local")["status"]["owners"].values())
 
 
 def create(deployed: Deployed, document: dict[str, Any]) -> tuple[int, str]:

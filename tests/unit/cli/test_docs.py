@@ -6,12 +6,14 @@ from pathlib import Path
 
 import click
 import pytest
+import yaml
 
 from dragonfly.cli.errors import Exit
 from dragonfly.cli.main import Dragonfly, cli
 
 ROOT = Path(__file__).parents[3]
 CLI = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+DEPLOYMENT = yaml.safe_load((ROOT / "deploy" / "k3s" / "base" / "deployment.yaml").read_text(encoding="utf-8"))
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
@@ -49,6 +51,16 @@ def test_every_example_is_understood(page: Path) -> None:
             command = cli.get_command(root, name)
             assert command is not None, name
             command.make_context(name, arguments, parent=root)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_kubectl_finds_what_it_is_told_to(page: Path) -> None:
+    """Files are there, and the Deployment is in the namespace that it ships with."""
+    for line in re.findall(r"(?:^\$ |`)kubectl ([^`\n]*)", page.read_text(encoding="utf-8"), re.MULTILINE):
+        for file in re.findall(r"-[fk] (deploy/\S+)", line):
+            assert (ROOT / file).exists(), line
+        if "deployment dragonfly" in line:
+            assert line.startswith(f"--namespace {DEPLOYMENT['metadata']['namespace']} "), line
 
 
 def test_the_exit_codes_are_those_of_the_program() -> None:
