@@ -36,8 +36,14 @@ class LoneSwarm:
         *,
         replicas: int = 2,
         environment: Mapping[str, str] | None = None,
+        own: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
-        """`environment`: what the replicas are told beside what they need anyway, or instead of it."""
+        """Nothing starts before `running`.
+
+        Args:
+            environment: what the replicas are told beside what they need anyway, or instead of it.
+            own: what single replicas are told besides, by id.
+        """
         self.etcds = etcds
         self._token = f"df_{secrets.token_urlsafe(32)}"
         self.token_file = directory / "token"
@@ -51,7 +57,7 @@ class LoneSwarm:
             "DRAGONFLY_LOG_FORMAT": "json",
             **(environment or {}),
         }
-        self.swarm = Swarm(directory / "swarm", ports, told, replicas=replicas, restart=False)
+        self.swarm = Swarm(directory / "swarm", ports, told, replicas=replicas, restart=False, own=own)
         self.balancer = LoadBalancer(
             apt.program("haproxy", SILENT),
             directory / "haproxy",
@@ -71,6 +77,14 @@ class LoneSwarm:
             stack.callback(self.balancer.service.stop)
             self.balancer.service.start()
             yield self
+
+    def api_at(self, number: int) -> Api:
+        """One replica's own address."""
+        return Api(self.urls[number], self._token)
+
+    @property
+    def token(self) -> str:
+        return self._token
 
     @property
     def pids(self) -> list[int]:
