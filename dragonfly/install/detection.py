@@ -310,15 +310,29 @@ _ADVICE: Final[dict[Trouble, str]] = {
 }
 
 
+def _local_advice(facts: Facts) -> list[str]:
+    here = facts.installation
+    if here is None or not (here.is_half or _follows_from_journal(facts)):
+        return []
+    return [said] if (said := next_steps(here)) else []
+
+
+def _follows_from_journal(facts: Facts) -> bool:
+    """Whether the cluster and its etcd are what the installation here makes of them, or will."""
+    here, cluster = facts.installation, facts.cluster
+    if here is None or facts.endpoints or facts.taken is not None:
+        return False
+    if cluster is None:
+        return here.state != "installed" or here.is_half
+    return cluster.place == f"kubeconfig {facts.own_kubeconfig}" and (here.is_half or here.state == "working")
+
+
 def _advice(facts: Facts, mode: Mode) -> list[str]:
     here, cluster = facts.installation, facts.cluster
     leads_nowhere = cluster is None and not facts.endpoints and facts.taken is None
-    advice: list[str] = []
-    if here is not None and mode == "local" and (leads_nowhere or here.is_half) and (said := next_steps(here)):
-        advice.append(said)
-        if leads_nowhere:
-            # Where its cluster is, and its etcd, follows from that.
-            return advice
+    advice = _local_advice(facts) if mode == "local" else []
+    if mode == "local" and _follows_from_journal(facts):
+        return advice
     if leads_nowhere and here is not None and here.state == "installed":
         advice.append(f"The cluster that is installed here: set KUBECONFIG={facts.own_kubeconfig}, as root.")
     elif leads_nowhere:

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from dragonfly.install.detection import Detection
+from dragonfly.install.detection import ClusterFacts, Detection, Facts, Namespace, SecretFacts, detect
 from dragonfly.install.journal import Journal
 from dragonfly.install.options import Options
 from dragonfly.install.standing import JOINED, Standing, in_words, next_steps
@@ -125,9 +125,34 @@ async def test_one_that_is_at_work_is_not_told_to_have_stopped(tmp_path: Path) -
     begun(journal)
 
     with journal.alone():
-        assert told(await detected(tmp_path), tmp_path) == "dragonfly is at work on it now at step k3s"
+        found = await detected(tmp_path)
+    assert told(found, tmp_path) == "dragonfly is at work on it now at step k3s"
+    assert found.advice == ()
     with journal.alone():
         pass
+
+
+@pytest.mark.parametrize(
+    ("place", "count"), [("kubeconfig /etc/rancher/k3s/k3s.yaml", 1), ("kubeconfig /home/ada/.kube/fra", 2)]
+)
+def test_what_a_half_installed_cluster_lacks_comes_with_the_rest_and_what_another_lacks_does_not(
+    place: str, count: int
+) -> None:
+    facts = Facts(
+        installed=False,
+        directory="/var/lib/dragonfly",
+        has_directory=True,
+        namespace="tinkerbell",
+        installation=Standing("begun", "manifests"),
+        own_kubeconfig="/etc/rancher/k3s/k3s.yaml",
+        cluster=ClusterFacts(place, version="v1.36.3", namespaces=(Namespace("tinkerbell", present=True),)),
+        secret=SecretFacts("Secret tinkerbell/dragonfly-etcd", problem="not there"),
+    )
+
+    advice = detect(facts).advice
+
+    assert advice[0] == "Go on with it: dragonfly install. Or take it back: dragonfly uninstall."
+    assert len(advice) == count
 
 
 async def test_a_journal_that_cannot_be_read_is_told_as_such(tmp_path: Path) -> None:
