@@ -1,4 +1,4 @@
-"""deploy/vm/dragonfly.service: systemd finds no fault with it, and little that it exposes."""
+"""deploy/vm/dragonfly.service, and the socket beside it: systemd finds no fault with it, and little that it exposes."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from dragonfly.settings import SETTINGS
 pytestmark = pytest.mark.slow
 
 UNIT = Path(__file__).parents[2] / "deploy" / "vm" / "dragonfly.service"
+SOCKET = UNIT.with_suffix(".socket")
 MOST_EXPOSED = 15
 """Of 100, as systemd-analyze counts; a unit that says nothing has 96."""
 
@@ -25,6 +26,7 @@ def unit(tmp_path: Path) -> Path:
     assert "ExecStart=/opt/dragonfly/bin/dragonfly server" in text
     unit = tmp_path / UNIT.name
     unit.write_text(text.replace("/opt/dragonfly/bin/dragonfly", str(Path("/bin/true").resolve())))
+    (tmp_path / SOCKET.name).write_text(SOCKET.read_text())
     return unit
 
 
@@ -35,9 +37,16 @@ def analyzed(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_systemd_understands_every_line(unit: Path) -> None:
-    found = analyzed("verify", "--man=no", str(unit))
+    found = analyzed("verify", "--man=no", str(unit), str(unit.with_suffix(".socket")))
 
     assert (found.returncode, found.stderr) == (0, "")
+
+
+def test_the_socket_is_one_at_the_port_that_replicas_listen_on() -> None:
+    listens = re.findall(r"^Listen\w+=(.*)$", SOCKET.read_text(), re.MULTILINE)
+    (default,) = (setting.default for setting in SETTINGS if setting.field == "listen")
+
+    assert listens == [default]
 
 
 def test_it_exposes_little(unit: Path) -> None:
