@@ -10,7 +10,7 @@ from dragonfly.api.catalog import Catalog, Row
 from dragonfly.api.lists import Listing
 from dragonfly.feed.shown import cluster_words
 from dragonfly.feed.views import ClusterView, cluster_view
-from dragonfly.model.cluster import Checkup, Cluster, MissingRight
+from dragonfly.model.cluster import WITHOUT, Checkup, Cluster, MissingRight
 from dragonfly.model.machine import Machine
 from dragonfly.model.swarm import Member, drivers_of
 from dragonfly.model.values import Value
@@ -22,6 +22,16 @@ from dragonfly.swarm.members import checkup_of, reach, reaches
 CLUSTERS: Final = Listing("Cluster", (), ("name", "createdAt", "updatedAt"), "name")
 
 _encode = msgspec.json.Encoder().encode
+
+
+class OptionalRight(Value, frozen=True, kw_only=True):
+    """Something that the credentials may not do, and that Dragonfly can do without."""
+
+    verb: str
+    resource: str
+    """As in RBAC's rules, with its group."""
+    without: str
+    """What comes of it."""
 
 
 class ClusterCheckView(Value, frozen=True, kw_only=True):
@@ -41,6 +51,8 @@ class ClusterCheckView(Value, frozen=True, kw_only=True):
     """Tinkerbell's, where it was looked for."""
     missing_types: tuple[str, ...]
     missing_rights: tuple[MissingRight, ...]
+    missing_optional: tuple[OptionalRight, ...] = ()
+    """These leave `ok` as it is."""
     reached_by: dict[str, str] = {}
     """If this replica could not ask: those that reach it, each with its address."""
 
@@ -93,6 +105,10 @@ def check_view(cluster: str, replica: str, found: Checkup, live: Iterable[Member
         namespace=found.namespace,
         missing_types=found.missing_types,
         missing_rights=found.missing_rights,
+        missing_optional=tuple(
+            OptionalRight(verb=right.verb, resource=right.resource, without=WITHOUT.get(right.resource, ""))
+            for right in found.missing_optional
+        ),
         reached_by=reaching if found.error else {},
     )
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -114,11 +115,12 @@ def _tell_checkup(session: Session, name: str, found: Document) -> int:
         return Exit.FAILED
     for missing in found["missingTypes"]:
         session.write(f"cluster {name}: has no {missing}: install Tinkerbell, or its CRDs")
-    verbs: dict[str, list[str]] = {}
-    for right in found["missingRights"]:
-        verbs.setdefault(right["resource"], []).append(right["verb"])
-    for resource, missing in verbs.items():
+    for resource, missing in _by_resource(found["missingRights"]).items():
         session.write(f"cluster {name}: may not {', '.join(missing)} {resource}: grant it (deploy/k3s/base/rbac.yaml)")
+    optional = found.get("missingOptional") or []  # a replica of a former version does not tell
+    without = {right["resource"]: right["without"] for right in optional}
+    for resource, missing in _by_resource(optional).items():
+        session.write(f"cluster {name}: optional: {', '.join(missing)} {resource}: without it {without[resource]}")
     if not found["ok"]:
         return Exit.FAILED
     versions = f"Kubernetes {found['version']}"
@@ -127,6 +129,13 @@ def _tell_checkup(session: Session, name: str, found: Document) -> int:
     place = f" in namespace {found['namespace']}" if found.get("namespace") else ""
     session.write(f"cluster {name}: has all that Dragonfly needs{place} ({asked}, {versions})")
     return Exit.OK
+
+
+def _by_resource(rights: Iterable[Document]) -> dict[str, list[str]]:
+    verbs: dict[str, list[str]] = {}
+    for right in rights:
+        verbs.setdefault(right["resource"], []).append(right["verb"])
+    return verbs
 
 
 @cluster.command

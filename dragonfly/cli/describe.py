@@ -209,6 +209,7 @@ def cluster_parts(cluster: Document, now: datetime) -> Iterator[Part]:
     yield Field("Kubernetes", text_at(status, "checkup.version"))
     yield Field("Tinkerbell", text_at(status, "checkup.tinkerbell"))
     yield Field("Lacks", ", ".join(_lacking(at(status, "checkup") or {})), "red")
+    yield Field("Does without", ", ".join(_optional(at(status, "checkup") or {})))
     yield Field("Being removed", _ago(status.get("removingSince"), now), "red")
     yield from _metadata(cluster, now)
     owners = sorted((int(shard), owner) for shard, owner in (status.get("owners") or {}).items())
@@ -220,6 +221,11 @@ def cluster_parts(cluster: Document, now: datetime) -> Iterator[Part]:
 def _lacking(checkup: Document) -> Iterator[str]:
     yield from checkup.get("missingTypes") or ()
     for right in checkup.get("missingRights") or ():
+        yield f"the right to {right['verb']} {right['resource']}"
+
+
+def _optional(checkup: Document) -> Iterator[str]:
+    for right in checkup.get("missingOptional") or ():
         yield f"the right to {right['verb']} {right['resource']}"
 
 

@@ -6,8 +6,11 @@ from http import HTTPStatus
 from typing import Final
 
 from dragonfly.kube.errors import Forbidden, KubeError, NotFound
+from dragonfly.kube.policy import policy_name
 from dragonfly.kube.port import Kube
 from dragonfly.kube.resources import (
+    ADMISSION_POLICY,
+    ADMISSION_POLICY_BINDING,
     BMC_JOB,
     BMC_MACHINE,
     BMC_TASK,
@@ -38,6 +41,12 @@ NEEDED: Final[tuple[tuple[Resource, tuple[str, ...]], ...]] = (
 )
 NEEDED_PARTS: Final[tuple[tuple[Resource, str, str], ...]] = ((WORKFLOW, "status", "patch"),)
 """Rights to subresources: without this one no Workflow could be taken from its agent."""
+OPTIONAL: Final[tuple[tuple[Resource, tuple[str, ...]], ...]] = (
+    (DEPLOYMENT, ("get",)),
+    # The fence's (rbac-fence.yaml): for the one object of each that is Dragonfly's.
+    (ADMISSION_POLICY, ("get", "create", "patch")),
+    (ADMISSION_POLICY_BINDING, ("get", "create", "patch")),
+)
 
 _DEPLOYMENT: Final = "tinkerbell"
 """The name that its Helm chart gives it, and its image."""
@@ -60,6 +69,7 @@ async def examine(kube: Kube, namespace: str) -> Checkup:
         asked = [(resource, verb) for resource, verbs in NEEDED for verb in verbs]
         allowed = await asyncio.gather(*(kube.can(verb, resource, namespace) for resource, verb in asked))
         denied = [part for part in NEEDED_PARTS if not await _may(kube, namespace, *part)]
+        optional = await _missing_optional(kube, namespace)
         tinkerbell = await _tinkerbell(kube, namespace)
     except KubeError as error:
         return Checkup(namespace=namespace, error=error.message)
@@ -76,6 +86,7 @@ async def examine(kube: Kube, namespace: str) -> Checkup:
         tinkerbell=tinkerbell,
         missing_types=tuple(missing),
         missing_rights=tuple(rights),
+        missing_optional=tuple(optional),
     )
 
 
@@ -134,6 +145,21 @@ class Examiner:
 
 async def _may(kube: Kube, namespace: str, resource: Resource, part: str, verb: str) -> bool:
     return await kube.can(verb, resource, namespace, subresource=part)
+
+
+async def _missing_optional(kube: Kube, namespace: str) -> list[MissingRight]:
+    asked = [(resource, verb) for resource, verbs in OPTIONAL for verb in verbs]
+    allowed = await asyncio.gather(*(_may_optionally(kube, namespace, *one) for one in asked))
+    return [
+        MissingRight(verb=verb, resource=_named(resource))
+        for (resource, verb), may in zip(asked, allowed, strict=True)
+        if not may
+    ]
+
+
+async def _may_optionally(kube: Kube, namespace: str, resource: Resource, verb: str) -> bool:
+    name = _DEPLOYMENT if resource == DEPLOYMENT else policy_name(namespace)
+    return await kube.can(verb, resource, namespace if resource.namespaced else "", name=name)
 
 
 async def _tinkerbell(kube: Kube, namespace: str) -> str:

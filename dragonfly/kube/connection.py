@@ -172,7 +172,9 @@ class Connection:
             return ()
         return tuple(resource.name for resource in _read(_as_types, answer).resources if "/" not in resource.name)
 
-    async def can(self, verb: str, resource: Resource, namespace: str, *, subresource: str = "") -> bool:
+    async def can(
+        self, verb: str, resource: Resource, namespace: str, *, name: str = "", subresource: str = ""
+    ) -> bool:
         attributes = {
             "verb": verb,
             "group": resource.group,
@@ -180,6 +182,7 @@ class Connection:
             "resource": resource.plural,
             "subresource": subresource,
             "namespace": namespace,
+            "name": name,
         }
         review = {
             "apiVersion": "authorization.k8s.io/v1",

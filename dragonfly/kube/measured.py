@@ -48,8 +48,10 @@ class MeasuredKube:
     async def version(self) -> str:
         return await self._counted("version", self._kube.version())
 
-    async def can(self, verb: str, resource: Resource, namespace: str, *, subresource: str = "") -> bool:
-        return await self._counted("can", self._kube.can(verb, resource, namespace, subresource=subresource))
+    async def can(
+        self, verb: str, resource: Resource, namespace: str, *, name: str = "", subresource: str = ""
+    ) -> bool:
+        return await self._counted("can", self._kube.can(verb, resource, namespace, name=name, subresource=subresource))
 
     def watch(
         self, resource: Resource, namespace: str, resource_version: str, *, label_selector: str = "", **times: float

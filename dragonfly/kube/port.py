@@ -88,8 +88,18 @@ class Kube(Protocol):
     async def version(self) -> str:
         """The API server's version, such as `v1.36.3`."""
 
-    async def can(self, verb: str, resource: Resource, namespace: str, *, subresource: str = "") -> bool:
-        """Whether these credentials may do `verb`, to a part such as `status` if named (SelfSubjectAccessReview)."""
+    async def can(
+        self, verb: str, resource: Resource, namespace: str, *, name: str = "", subresource: str = ""
+    ) -> bool:
+        """Whether these credentials may do `verb` (SelfSubjectAccessReview).
+
+        Args:
+            verb: as in RBAC's rules.
+            resource: what it is done to.
+            namespace: where; empty for what is in none.
+            name: to the one object of this name; empty for each of them.
+            subresource: to a part of it such as `status`.
+        """
 
     def watch(
         self,

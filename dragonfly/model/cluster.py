@@ -108,6 +108,18 @@ class Checkup(Value, frozen=True, kw_only=True):
     missing_types: tuple[str, ...] = ()
     """Of Tinkerbell's, such as `workflows.tinkerbell.org`."""
     missing_rights: tuple[MissingRight, ...] = ()
+    missing_optional: tuple[MissingRight, ...] = ()
+    """Rights without which Dragonfly works on; `WITHOUT` tells what it then does without."""
+
+
+_LATE: Final = "the API server itself does not refuse late writers"
+
+WITHOUT: Final = {
+    "deployments.apps": "Tinkerbell's version is not told",
+    "validatingadmissionpolicies.admissionregistration.k8s.io": _LATE,
+    "validatingadmissionpolicybindings.admissionregistration.k8s.io": _LATE,
+}
+"""What comes of it if an optional right to a resource is missing."""
 
 
 IN_CLUSTER: Final = "in-cluster"

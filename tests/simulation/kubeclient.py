@@ -165,7 +165,9 @@ class KubeClient:
         await self._ask(lambda: None, write=False)
         return "v1.36.3"
 
-    async def can(self, verb: str, resource: Resource, namespace: str, *, subresource: str = "") -> bool:
+    async def can(
+        self, verb: str, resource: Resource, namespace: str, *, name: str = "", subresource: str = ""
+    ) -> bool:
         del verb, resource, namespace
         return True
 

@@ -50,6 +50,7 @@ def without(document: dict[str, Any], right: Right) -> list[dict[str, Any]]:
 
 
 OPTIONAL = Right("apps", "deployments", "get")
+FENCES = sorted(right.named() for right in rights(FENCE))
 
 
 class Accounts:
@@ -111,6 +112,10 @@ def lacks(found: Checkup) -> list[str]:
     return sorted(f"{right.verb} {right.resource}" for right in found.missing_rights)
 
 
+def optional(found: Checkup) -> list[str]:
+    return sorted(f"{right.verb} {right.resource}" for right in found.missing_optional)
+
+
 async def settled(source: Kubeconfig, wanted: list[str]) -> Checkup:
     """What the check finds once the API server has heard of the role, which is a moment after it is made."""
     async with asyncio.timeout(DEADLINE), Connection(source) as kube:
@@ -125,6 +130,7 @@ async def test_with_all_of_them_nothing_is_missing(accounts: Accounts) -> None:
     found = await settled(accounts.with_role("all", ROLE["rules"]), [])
 
     assert (found.error, found.missing_types, found.missing_rights) == ("", (), ())
+    assert optional(found) == FENCES, "they are of another role"
 
 
 @pytest.mark.parametrize("right", rights(ROLE), ids=Right.named)
@@ -136,6 +142,7 @@ async def test_the_one_that_is_taken_away_is_named(accounts: Accounts, right: Ri
     found = await settled(source, wanted)
 
     assert (found.error, found.missing_types, lacks(found)) == ("", (), wanted)
+    assert optional(found) == sorted([*FENCES, right.named()] if right == OPTIONAL else FENCES)
 
 
 @pytest.mark.parametrize("right", rights(FENCE), ids=Right.named)
@@ -153,7 +160,10 @@ async def test_without_a_right_of_the_fence_its_condition_says_which(
             await asyncio.sleep(0.1)
             found = await first_look(kube, admin)
 
+        checked = await examine(kube, PLACE)
+
     assert (found.installed, found.reason) == (False, "Forbidden")
+    assert optional(checked) == sorted([OPTIONAL.named(), right.named()]), "and those of the other role"
 
 
 async def first_look(kube: Connection, admin: Connection) -> AdmissionPolicy:

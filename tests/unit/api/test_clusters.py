@@ -258,7 +258,11 @@ async def test_what_a_replica_has_found_there_is_in_its_status(replica: Replica,
 
 async def test_what_it_lacks_is_asked_of_it(world: World) -> None:
     async def look(_cluster: str) -> Checkup:
-        return Checkup(version="v1.36.3", missing_rights=(MissingRight(verb="patch", resource="secrets"),))
+        return Checkup(
+            version="v1.36.3",
+            missing_rights=(MissingRight(verb="patch", resource="secrets"),),
+            missing_optional=(MissingRight(verb="get", resource="deployments.apps"),),
+        )
 
     replica = world.replica(check_cluster=look)
     problem_of(await replica.http.post(f"{CLUSTERS}/fra/check"), 404, "not-found")
@@ -268,6 +272,9 @@ async def test_what_it_lacks_is_asked_of_it(world: World) -> None:
 
     assert (found["ok"], found["replica"]) == (False, replica.context.replica)
     assert found["missingRights"] == [{"verb": "patch", "resource": "secrets"}]
+    assert found["missingOptional"] == [
+        {"verb": "get", "resource": "deployments.apps", "without": "Tinkerbell's version is not told"}
+    ]
 
 
 async def test_one_that_cannot_ask_a_cluster_names_those_that_can(world: World) -> None:

@@ -154,6 +154,35 @@ def test_a_replica_that_cannot_ask_it_says_who_can(swarm: Any, at_swarm: Any) ->
     )
 
 
+def test_optional_rights_are_told_with_what_comes_of_them(swarm: Any, at_swarm: Any) -> None:
+    late = "the API server itself does not refuse late writers"
+    policies = "validatingadmissionpolicies.admissionregistration.k8s.io"
+    found = {
+        "kind": "ClusterCheck",
+        "cluster": "fra",
+        "replica": "a",
+        "ok": True,
+        "error": "",
+        "version": "v1.36.3",
+        "missingTypes": [],
+        "missingRights": [],
+        "missingOptional": [
+            {"verb": "get", "resource": "deployments.apps", "without": "Tinkerbell's version is not told"},
+            {"verb": "get", "resource": policies, "without": late},
+            {"verb": "patch", "resource": policies, "without": late},
+        ],
+    }
+    swarm.reply(f"POST {ROUTE}/fra/check", 200, found)
+
+    told = at_swarm("cluster", "check", "fra")
+
+    assert told.code == 0
+    assert told.out.splitlines()[:2] == [
+        "cluster fra: optional: get deployments.apps: without it Tinkerbell's version is not told",
+        f"cluster fra: optional: get, patch {policies}: without it {late}",
+    ]
+
+
 def test_what_it_lacks_ends_with_exit_code_1(swarm: Any, at_swarm: Any) -> None:
     found = {
         "kind": "ClusterCheck",
@@ -177,6 +206,7 @@ def test_what_it_lacks_ends_with_exit_code_1(swarm: Any, at_swarm: Any) -> None:
     assert "has no workflows.tinkerbell.org" in lacking.out
     assert "may not get, patch secrets" in lacking.out
     assert "has all that Dragonfly needs (replica a asked, Kubernetes v1.36.3)" in former.out
+    assert "optional" not in well.out
     words = "needs in namespace tinkerbell (replica a asked, Kubernetes v1.36.3, Tinkerbell v0.25.0)"
     assert words in well.out
 

@@ -112,7 +112,9 @@ class KubeModel:
             raise self.silent
         return "v1.36.3"
 
-    async def can(self, verb: str, resource: Resource, namespace: str, *, subresource: str = "") -> bool:
+    async def can(
+        self, verb: str, resource: Resource, namespace: str, *, name: str = "", subresource: str = ""
+    ) -> bool:
         return True
 
     async def watch(

@@ -6,12 +6,22 @@ from typing import Any, cast
 
 import pytest
 
-from dragonfly.controllers.checkup import NEEDED, NEEDED_PARTS, Examiner, examine
+from dragonfly.controllers.checkup import NEEDED, NEEDED_PARTS, OPTIONAL, Examiner, examine
 from dragonfly.kube.errors import Forbidden, KubeError, NotFound, Unreachable
 from dragonfly.kube.port import Kube
-from dragonfly.kube.resources import DEPLOYMENT, HARDWARE, SECRET, WORKFLOW, Object, Ref, Resource
-from dragonfly.model.cluster import MissingRight
-from tests.rights import ROLE, Right, rights
+from dragonfly.kube.resources import (
+    ADMISSION_POLICY,
+    DEPLOYMENT,
+    HARDWARE,
+    NAMESPACE,
+    SECRET,
+    WORKFLOW,
+    Object,
+    Ref,
+    Resource,
+)
+from dragonfly.model.cluster import WITHOUT, MissingRight
+from tests.rights import FENCE, ROLE, Right, rights
 from tests.unit.controllers.virtual_time import now, play
 
 
@@ -39,8 +49,12 @@ class Cluster:
             return {"spec": {"template": {"spec": {"containers": [{"image": image} for image in self.images]}}}}
         raise self.lacks.get(ref.resource, NotFound("no such object", status=404, reason="NotFound"))
 
-    async def can(self, verb: str, resource: Resource, namespace: str, *, subresource: str = "") -> bool:
-        assert namespace == "tinkerbell"
+    async def can(
+        self, verb: str, resource: Resource, namespace: str, *, name: str = "", subresource: str = ""
+    ) -> bool:
+        assert namespace == ("tinkerbell" if resource.namespaced or resource == NAMESPACE else "")
+        if resource.group == "admissionregistration.k8s.io":
+            assert name == "dragonfly-epoch.tinkerbell"
         return (
             verb,
             resource,
@@ -56,8 +70,26 @@ def test_everything_that_is_asked_for_is_granted_by_the_shipped_role() -> None:
 
     needed = {Right(resource.group, resource.plural, verb) for resource, verbs in NEEDED for verb in verbs}
     needed |= {Right(resource.group, f"{resource.plural}/{part}", verb) for resource, part, verb in NEEDED_PARTS}
-    assert granted - needed == {Right("apps", "deployments", "get")}, "for Tinkerbell's version, and nobody needs that"
+    optional = {Right(resource.group, resource.plural, verb) for resource, verbs in OPTIONAL for verb in verbs}
+    assert needed | optional == granted | set(rights(FENCE))
+    assert not needed & optional
     assert not needed - granted
+
+
+def test_what_comes_of_each_optional_right_is_told() -> None:
+    assert {right.named().partition(" ")[2] for right in rights(FENCE)} | {"deployments.apps"} == set(WITHOUT)
+
+
+async def test_optional_rights_are_named_by_themselves() -> None:
+    denied = frozenset({("get", DEPLOYMENT), ("patch", ADMISSION_POLICY)})
+
+    found = await look(Cluster(denied=denied))
+
+    assert found.missing_rights == ()
+    assert found.missing_optional == (
+        MissingRight(verb="get", resource="deployments.apps"),
+        MissingRight(verb="patch", resource="validatingadmissionpolicies.admissionregistration.k8s.io"),
+    )
 
 
 async def test_nothing_is_missing() -> None:

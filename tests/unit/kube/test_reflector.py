@@ -103,7 +103,9 @@ class ScriptedKube:
     async def version(self) -> str:
         raise NotImplementedError
 
-    async def can(self, verb: str, resource: Resource, namespace: str, *, subresource: str = "") -> bool:
+    async def can(
+        self, verb: str, resource: Resource, namespace: str, *, name: str = "", subresource: str = ""
+    ) -> bool:
         raise NotImplementedError
 
 
