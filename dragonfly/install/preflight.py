@@ -263,7 +263,8 @@ def _unasked(name: str, facts: HostFacts, found: str, remedy: str) -> Check:
 
 
 def _join(options: Options, facts: HostFacts) -> Iterator[Check]:
-    if facts.is_started and facts.join_problem:
+    was_joined = facts.before is not None and facts.before.join == options.join
+    if facts.is_started and was_joined and facts.join_problem:
         found = f"{options.join}: {facts.join_problem}; this host is a server of its cluster by now"
         remedy = "Nothing, if that one has left. Else look whether k3s runs there."
         yield Check("server to join", "warning", found, remedy)

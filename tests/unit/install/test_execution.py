@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from dragonfly.install.carriers import Carriers
+from dragonfly.install.cluster import Cluster
 from dragonfly.install.execution import Event, StepFailed, Stopped, install, uninstall
 from dragonfly.install.hands import RealHands
 from dragonfly.install.host import Host
@@ -17,12 +19,15 @@ from dragonfly.install.options import Options
 from dragonfly.install.steps import (
     Action,
     CopyFile,
+    DeleteObjects,
     Gone,
+    LeaveCluster,
     MakeDirectory,
     MakeSecrets,
     Plan,
     StartService,
     Step,
+    StopService,
     Undo,
     WriteFile,
     in_words,
@@ -176,6 +181,43 @@ def test_a_node_leaves_its_cluster_before_its_k3s_is_stopped(world: World) -> No
         "take node node-2 out of the cluster",
         f"stop {UNIT} and its containers",
     ]
+
+
+def test_the_cluster_is_asked_who_carries_it(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a kubeconfig there is none; one whose k3s does not run is not waited for."""
+    assert not world.hands.carriers().goes_on
+    host = world.hands.carriers().host
+    monkeypatch.setattr(Cluster, "is_known", property(lambda _: True))
+    nodes = {"node-role.kubernetes.io/etcd": (host, "other-1", "other-2"), "dragonfly.io/etcd": (host,)}
+    monkeypatch.setattr(Cluster, "labelled_names", lambda _, label, value: nodes[label])
+    assert world.hands.carriers() == Carriers(host, ("other-1", "other-2"), (host,))
+
+    def refused(*_: str) -> tuple[str, ...]:
+        raise StepFailed("nodes cannot be listed: connection refused")
+
+    monkeypatch.setattr(Cluster, "labelled_names", refused)
+    assert world.hands.carriers() == Carriers(host, problem="nodes cannot be listed: connection refused")
+
+
+def test_a_founder_that_leaves_takes_nothing_out_of_the_cluster_and_all_off_itself(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.install()
+    taken: list[Undo] = []
+    real = world.hands.take_back
+
+    def take(undo: Undo) -> str:
+        taken.append(undo)
+        return real(undo)
+
+    monkeypatch.setattr(world.hands, "take_back", take)
+    monkeypatch.setattr(world.hands, "carriers", lambda: Carriers("host-1", ("host-2",)))
+
+    world.uninstall()
+
+    assert tree(world.root) == world.before
+    assert not [undo for undo in taken if isinstance(undo, DeleteObjects)]
+    assert taken.index(LeaveCluster("host-1")) == taken.index(StopService(UNIT)) - 1
 
 
 def test_uninstalling_leaves_the_host_as_it_was(world: World) -> None:

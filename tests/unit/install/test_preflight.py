@@ -131,8 +131,12 @@ def test_one_that_has_joined_needs_the_server_no_more_that_it_joined() -> None:
     """The founder may have left since."""
     options = Options(join="10.0.0.2", token_file="/token", image="x/y:1")
 
-    found = checks(options=options, join_problem="does not answer: refused", is_installed=True, is_started=True)
+    started: dict[str, Any] = {"join_problem": "does not answer: refused", "is_installed": True, "is_started": True}
 
+    found = checks(options=options, before=options, **started)
+
+    other = msgspec.structs.replace(options, join="10.0.0.3")
+    assert [error.name for error in errors(checks(options=other, before=options, **started))] == ["server to join"]
     assert errors(found) == ()
     assert ("server to join", "warning") in [(check.name, check.level) for check in found]
 
