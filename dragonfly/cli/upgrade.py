@@ -112,6 +112,8 @@ def _upgrade(
         journal.installed(address or journal.address())
     if as_json:
         write_json({"event": "upgraded", "address": address})
+    else:
+        console().print(f"\nDragonfly answers at {address}", soft_wrap=True)
     return Exit.OK
 
 

@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Final, Literal, TypeAlias
+from typing import IO, Any, Final, Literal, TypeAlias
 
 import msgspec
 
@@ -28,7 +28,7 @@ State: TypeAlias = Literal["begun", "done", "undone"]
 
 
 class UnknownJournal(Exception):
-    """The journal is a newer Dragonfly's; the message says what to do."""
+    """The journal is a newer Dragonfly's, or damaged; the message says what to do."""
 
 
 class Busy(Exception):
@@ -147,7 +147,7 @@ class Journal:
         """Return the steps by name, in the order in which they were begun.
 
         Raises:
-            UnknownJournal: a newer Dragonfly wrote it.
+            UnknownJournal: a newer Dragonfly wrote it, or a line is damaged.
         """
         found: dict[str, Record] = {}
         for entry in self._entries():
@@ -246,12 +246,20 @@ class Journal:
 
     def _entries(self) -> Iterator[_Entry]:
         text = self._file.read_bytes() if self.exists() else b""
-        for line in text[: text.rfind(b"\n") + 1].splitlines():
-            if b'"opened"' in line and _version(line) > VERSION:
+        for number, line in enumerate(text[: text.rfind(b"\n") + 1].splitlines(), 1):
+            try:
+                is_newer = b'"opened"' in line and _version(line) > VERSION
+                entry = None if is_newer else _decode(line)
+            except (msgspec.DecodeError, ValueError) as error:
+                raise UnknownJournal(
+                    f"{self._file}, line {number}, cannot be read: {error}. It says what was done here, or "
+                    "how it is taken back: put the file back as it was, from a backup of this host"
+                ) from error
+            if entry is None:
                 raise UnknownJournal(
                     f"{self._file} was written by a newer Dragonfly: use that one, or a newer one still"
                 )
-            yield _decode(line)
+            yield entry
 
     def _write(self, entry: _Entry) -> None:
         if not self._file.exists():
@@ -280,7 +288,7 @@ def _locked(file: IO[bytes], kind: int) -> bool:
 
 
 def _version(line: bytes) -> int:
-    opened = msgspec.json.decode(line)
+    opened = msgspec.json.decode(line, type=dict[str, Any])
     return int(opened.get("version", 0)) if opened.get("type") == "opened" else 0
 
 

@@ -6,10 +6,11 @@ on loopback only, unless etcd is told otherwise (https://github.com/etcd-io/etcd
 
 from pathlib import PurePosixPath as Place
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import yaml
 
-from dragonfly.install.options import API_PORT, Options
+from dragonfly.install.options import API_PORT, Options, in_brackets
 
 BINARY: Final = Place("/usr/local/bin/k3s")
 CONFIG: Final = Place("/etc/rancher/k3s/config.yaml")
@@ -110,7 +111,8 @@ def config(options: Options, address: str) -> str:
 
 def server_url(join: str) -> str:
     """Return the URL of the server that `--join` names."""
-    return f"https://{join}" if ":" in join else f"https://{join}:{API_PORT}"
+    parts = urlsplit(f"//{in_brackets(join)}")
+    return f"https://{parts.netloc}" if parts.port else f"https://{parts.netloc}:{API_PORT}"
 
 
 def download(version: str, architecture: str, name: str, releases: str = RELEASES) -> str:

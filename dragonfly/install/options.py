@@ -52,7 +52,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     """With `join`, empty for the one that the cluster's swarm uses, whichever that is."""
     external: ExternalEtcd | None = None
     join: str = ""
-    """`host:port` of a server that there is; this host then becomes one more."""
+    """`host`, `host:port` or `[address]:port` of a server that there is; this host then becomes one more."""
     token_file: str = ""
     """With `join`: the cluster's token, as the first server keeps it."""
     floating_ip: str = ""
@@ -143,12 +143,20 @@ def _join_problems(options: Options) -> Iterator[str]:
     if options.token_file and not options.join:
         yield "--token-file: goes with --join alone"
     if options.join and not _is_server(options.join):
-        yield f"--join: must be a server's address such as 10.0.0.1 or 10.0.0.1:6443, not {options.join!r}"
+        yield f"--join: must be a server's address such as 10.0.0.1 or [fd00::1]:6443, not {options.join!r}"
+
+
+def in_brackets(server: str) -> str:
+    """Return a server as a URL has it: an IPv6 address that stands alone in brackets, all else as it is."""
+    try:
+        return f"[{ipaddress.IPv6Address(server)}]"
+    except ValueError:
+        return server
 
 
 def _is_server(text: str) -> bool:
     try:
-        parts = urlsplit(f"//{text}")
+        parts = urlsplit(f"//{in_brackets(text)}")
         return bool(parts.hostname) and not (parts.path or parts.username) and (parts.port is None or parts.port > 0)
     except ValueError:
         return False

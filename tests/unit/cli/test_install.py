@@ -297,6 +297,21 @@ def test_whose_etcd_it_is_the_cluster_says_to_who_joins(here: Here, tmp_path: Pa
     assert [action.mode for action in here.hands.done if isinstance(action, GiveEtcd)] == ["", "shared"]
 
 
+@pytest.mark.parametrize("command", [("install",), ("uninstall", "--yes"), ("upgrade", "--yes")])
+def test_a_damaged_journal_ends_each_command_with_its_place(
+    here: Here, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(cli_upgrade, "JOURNAL", here.journal.directory)
+    run(["install", *IMAGE, "--yes"])
+    file = here.journal.directory / "journal"
+    file.write_bytes(b"{}\n" + file.read_bytes())
+
+    assert run([*command]) == Exit.REFUSED
+
+    assert "journal, line 1, cannot be read" in capsys.readouterr().err
+    assert not here.hands.undone
+
+
 def test_what_stays_is_said(here: Here, capsys: pytest.CaptureFixture[str]) -> None:
     run(["install", *IMAGE, "--yes"])
     capsys.readouterr()
@@ -431,3 +446,4 @@ def test_an_upgrade_keeps_the_other_options(
     assert run(["upgrade", "--image", "x/y:2", "--yes"]) == Exit.OK
 
     assert here.journal.options() == Options(image="x/y:2", site="fra1")
+    assert capsys.readouterr().out.endswith("\nDragonfly answers at http://10.0.0.50:3000\n")

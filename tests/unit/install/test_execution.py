@@ -353,6 +353,19 @@ def test_the_journal_knows_what_was_asked_and_reads_over_a_torn_line(tmp_path: P
     assert file.stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.parametrize(
+    "line", ['{"type":"done","st', "\x00\x00", '{"type":"unheard-of"}', '["opened"]', '{"type":"opened","version":"x"}']
+)
+def test_a_damaged_journal_is_told_with_the_line_and_what_to_do(tmp_path: Path, line: str) -> None:
+    journal = Journal(tmp_path)
+    journal.begun("one", ())
+    file = tmp_path / "journal"
+    file.write_text(f"{file.read_text()}{line}\n")
+
+    with pytest.raises(UnknownJournal, match=r"journal, line 3, cannot be read: .*put the file back"):
+        journal.records()
+
+
 def test_a_newer_journal_is_left_alone(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     (tmp_path / "journal").write_text('{"type":"opened","version":99}\n{"type":"unheard-of"}\n')

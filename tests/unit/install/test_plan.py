@@ -102,6 +102,21 @@ def test_a_host_that_joins_tells_the_replicas_of_its_member_and_waits_until_they
     assert "cluster-init" not in said
 
 
+@pytest.mark.parametrize(
+    ("join", "server"),
+    [
+        ("10.0.0.2", "https://10.0.0.2:6443"),
+        ("10.0.0.2:7443", "https://10.0.0.2:7443"),
+        ("server-1.example.com", "https://server-1.example.com:6443"),
+        ("fd00::1", "https://[fd00::1]:6443"),
+        ("[fd00::1]", "https://[fd00::1]:6443"),
+        ("[fd00::1]:7443", "https://[fd00::1]:7443"),
+    ],
+)
+def test_the_server_to_join_is_named_with_its_port(join: str, server: str) -> None:
+    assert config(plan(Options(join=join, token_file="/token"), FACTS))["server"] == server
+
+
 def test_airgapped_nothing_is_downloaded() -> None:
     made = plan(Options(airgap="/bundle"), FACTS, images=("dragonfly.tar", "k3s.tar.zst"))
 
