@@ -40,6 +40,7 @@ class Controllers:
         self._etcd = etcd
         self._charts = Charts(api)
         self._held: set[str] = set()
+        self._routes: set[str] = set()
         self._known: set[str] = set()
         self._leaving: set[str] = set()
         self._stopped = threading.Event()
@@ -50,6 +51,8 @@ class Controllers:
         self._stopped.set()
         self._thread.join()
         self._hold(set())
+        for subnet in self._routes:
+            _ip("route", "delete", subnet)
 
     def _loop(self) -> None:
         while not self._stopped.wait(_PAUSE):
@@ -86,6 +89,7 @@ class Controllers:
                     connect_pods(subnet)
             elif subnet and (address := _address(node)):
                 _ip("route", "replace", subnet, "via", address)
+                self._routes.add(subnet)
 
     def _drop_members(self, found: set[str]) -> None:
         """A node that is deleted loses its place in etcd."""

@@ -97,6 +97,27 @@ def test_hosts_join_one_leaves_and_all_goes_on_without_the_founder(site: Site, t
     assert provisioned(second, swarm, tmp_path).code == 0, "Tinkerbell has come back on another host"
 
 
+def test_the_founder_leaves_the_cluster_to_those_that_joined(site: Site) -> None:
+    """Taken off with its data, it takes nothing from the others; they go on, as those that had joined a swarm."""
+    first, second, third = site.first, site.second, site.third
+    site.join(second, first.address)
+    site.join(third, first.address)
+    machine = {"metadata": {"name": "kept"}, "spec": {"interfaces": [{"mac": "02:00:00:00:00:01", "dhcp": True}]}}
+    assert site.ask(first, "machines", "--data", json.dumps(machine))
+
+    left = first.dragonfly("uninstall", "--yes", "--delete-data", "-o", "json")
+
+    assert left.code == 0, left.err
+    assert left.events[-1]["others"] == ["host-2", "host-3"]
+    assert first.state() == site.before["host-1"]
+    eventually_equal(control_planes(second).members, {"host-2", "host-3"}, within=60)
+    again = finished(second.dragonfly("install", "--yes", "-o", "json"))
+    assert again["address"] == f"http://{FLOATING}:3000"
+    assert told(third) == [f"https://{host.address}:2382" for host in (second, third)]
+    eventually_equal(lambda: set(placed(third).values()), {"host-2", "host-3"}, within=120)
+    assert site.ask(third, "machines/kept")["metadata"]["name"] == "kept"
+
+
 def placed(host: BareHost) -> dict[str, str]:
     """On which host each replica is."""
     return {pod["metadata"]["name"]: pod["spec"].get("nodeName", "") for pod in host.objects("pods")["items"]}
