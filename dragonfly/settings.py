@@ -64,6 +64,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     lease_ttl: int = 3
     """Seconds without a sign of life after which a replica's claims pass to others."""
     secret_key_file: str = ""
+    admin_password_file: str = ""
     admin_token_file: str = ""
     webhook_allow: tuple[Network, ...] = ()
     """Networks that webhooks may send to although such addresses are forbidden."""
@@ -426,6 +427,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("shards", _number(1, 256, ""), "Slices of a cluster's machines; the same on every replica.", "8"),
     Setting("lease_ttl", _number(2, 60, " of seconds"), "Seconds until a silent replica's work passes on.", "3"),
     Setting("secret_key_file", _text, "File with the key that seals BMC passwords and webhooks' secrets in etcd."),
+    Setting("admin_password_file", _text, "File with the password of the user admin; nothing reads it yet."),
     Setting("admin_token_file", _text, "File with a token that may do everything."),
     Setting("webhook_allow", _networks, "Networks that webhooks may send to although they would be refused, as CIDRs."),
     Setting("webhook_http", _yes_or_no, "Whether webhooks may have URLs without TLS.", "no", switch=True),
