@@ -16,6 +16,7 @@ from dragonfly.install import host_survey
 from dragonfly.install.execution import StepFailed, Stopped
 from dragonfly.install.hands import RealHands
 from dragonfly.install.journal import Busy, Journal, UnknownJournal
+from dragonfly.install.manifests import replica_image
 from dragonfly.install.options import BadOptions, Options, checked
 from dragonfly.install.plan import READY_SECONDS
 from dragonfly.install.plan import plan as plan_for
@@ -37,7 +38,8 @@ from dragonfly.install.upgrade import WentBack, check_schema, upgrade
 def upgrade_command(*, ready_within: int, yes: bool, output: str, **given: Any) -> int:
     """Replace the replicas one by one, and whatever else differs; go back if the new ones don't get ready.
 
-    Refuses where etcd has a layout that this version does not know. On each other server say it too.
+    Refuses where etcd has a layout that this version does not know, and where another server lacks an image that is
+    brought as a file: say it on those that joined first, and last on the one that founded the cluster.
     """
     if os.geteuid() != 0:
         raise CliError("this changes the host: run it as root", Exit.REFUSED, "sudo dragonfly upgrade")
@@ -87,6 +89,7 @@ def _upgrade(
     hands = installed_hands(journal)
     if options.is_first:
         _check_layout(hands)
+        _check_images(hands, options)
     images = host_survey.image_files(options.airgap)
     plan = plan_for(options, facts, images=images, ready_within=ready_within)
     if as_json:
@@ -122,3 +125,21 @@ def _check_layout(hands: RealHands) -> None:
         check_schema(hands.etcd_access())
     except StepFailed as error:
         raise CliError(f"{error}; nothing was changed", Exit.REFUSED, error.remedy) from error
+
+
+def _check_images(hands: RealHands, options: Options) -> None:
+    """Look whether the others have what only files bring; else replicas that are put there never start."""
+    if not (options.image_archive or options.airgap):
+        return
+    image = replica_image(options)
+    try:
+        lacking = hands.others_without(image)
+    except StepFailed as error:
+        raise CliError(f"{error}; nothing was changed", Exit.REFUSED, error.remedy) from error
+    if lacking:
+        flag = "--airgap DIR" if options.airgap else "--image-archive FILE"
+        raise CliError(
+            f"the image {image} is not yet on {', '.join(lacking)}; nothing was changed",
+            Exit.REFUSED,
+            f"Say there first: dragonfly upgrade {flag}",
+        )

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from dragonfly.install.carriers import ETCD_ROLE
 from dragonfly.install.execution import StepFailed
+from dragonfly.install.images import hosts_without
 from dragonfly.install.steps import Gone
 from dragonfly.kube.channel import Limits
 from dragonfly.kube.connection import Connection
@@ -203,6 +204,14 @@ class Cluster:
             StepFailed: the API server does not answer.
         """
         return tuple(str(node["metadata"]["name"]) for node in self._list(NODE, "", {label: value}))
+
+    def hosts_without(self, image: str) -> tuple[str, ...]:
+        """Return the nodes that may get pods and do not have an image, in order.
+
+        Raises:
+            StepFailed: the API server does not answer.
+        """
+        return hosts_without(self._list(NODE, "", {}), image)
 
     def _list(self, resource: Resource, namespace: str, labels: Mapping[str, str]) -> list[Object]:
         """Return the objects with these labels, by name.

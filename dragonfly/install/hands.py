@@ -231,6 +231,15 @@ class RealHands:
             else:
                 return Carriers(host, tuple(name for name in servers if name != host), members)
 
+    def others_without(self, image: str) -> tuple[str, ...]:
+        """Return the other hosts of the cluster that may get replicas and do not have their image.
+
+        Raises:
+            StepFailed: the API server does not answer.
+        """
+        mine = socket.gethostname().lower()
+        return tuple(name for name in self._cluster.hosts_without(image) if name != mine)
+
     def found(self, names: Iterable[Gone]) -> list[Object]:
         """As `upgrade.Workload` says.
 

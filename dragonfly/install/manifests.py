@@ -39,6 +39,17 @@ def namespaces(options: Options) -> list[Object]:
     return [{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": TINKERBELL}}, *shipped_ones]
 
 
+def replica_image(options: Options) -> str:
+    """Return the image that these options have replicas run."""
+    (container,) = (
+        container
+        for obj in manifests(options)
+        if (obj["kind"], obj["metadata"]["name"]) == ("Deployment", NAME)
+        for container in obj["spec"]["template"]["spec"]["containers"]
+    )
+    return str(container["image"])
+
+
 def images() -> tuple[str, ...]:
     """Return what the containers of all modes are made from, but for the replicas' own image."""
     found = (_images(kustomize.render(shipped() / "overlays" / mode)) for mode in get_args(EtcdMode))

@@ -14,9 +14,12 @@ from tests.e2e.install.etcd_keys import control_planes
 from tests.e2e.install.installed import ALL, FLOATING, finished, hosts
 from tests.e2e.install.provisioned import provisioned
 from tests.e2e.waiting import eventually, eventually_equal
+from tests.node import replica_image
+from tests.node.images import renamed
 
 pytestmark = [pytest.mark.cluster, pytest.mark.etcd, pytest.mark.slow, pytest.mark.timeout(1200)]
 
+NEWER = "registry.example.com/dragonfly:0.2.0"
 TOKEN = "/var/lib/rancher/k3s/server/token"
 
 
@@ -74,6 +77,10 @@ def test_hosts_join_one_leaves_and_all_goes_on_without_the_founder(site: Site, t
     assert control_planes(first).members() == control_planes(third).members() == {"host-1", "host-2", "host-3"}
     assert states(second) == states(third) == {"unchanged"}
     eventually("there are three", lambda: len(site.replicas(first)) == 3, within=120)
+    newer = renamed(replica_image.archive(), NEWER, tmp_path / "newer.tar")
+    refused = first.dragonfly("upgrade", "--image", NEWER, "--image-archive", str(newer), "--yes")
+    assert refused.code == 4
+    assert f"the image {NEWER} is not yet on host-2, host-3; nothing was changed" in refused.err
 
     leaving = third.dragonfly("uninstall", "--yes", "--delete-data")
     assert leaving.code == 0, leaving.err

@@ -50,6 +50,7 @@ class NoHands:
         self.fails_at: type | None = None
         self.secrets = self
         self.carried_by = Carriers("host-1")
+        self.lacking: tuple[str, ...] = ()
 
     def carriers(self) -> Carriers:
         return self.carried_by
@@ -62,6 +63,10 @@ class NoHands:
 
     def found(self, names: object) -> list[Any]:
         return []
+
+    def others_without(self, image: str) -> tuple[str, ...]:
+        assert image == "dragonfly:0.1.0"
+        return self.lacking
 
     def is_done(self, action: Action, proof: str) -> bool:
         return action in self.done
@@ -250,6 +255,27 @@ def upgradable(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli_upgrade, "JOURNAL", here.journal.directory)
     monkeypatch.setattr(cli_upgrade, "installed_hands", lambda journal: here.hands)
     monkeypatch.setattr(cli_upgrade, "check_schema", lambda secret: None)
+
+
+def test_replicas_are_not_upgraded_while_another_host_lacks_their_image(
+    here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    archive = tmp_path / "image.tar"
+    archive.write_bytes(b"")
+    brought = ("--image-archive", str(archive), "--yes")
+    assert run(["install", *brought]) == Exit.OK
+    upgradable(here, monkeypatch)
+    done = len(here.hands.done)
+    here.hands.lacking = ("host-2", "host-3")
+
+    assert run(["upgrade", *brought]) == Exit.REFUSED
+
+    err = capsys.readouterr().err
+    assert "the image dragonfly:0.1.0 is not yet on host-2, host-3; nothing was changed" in err
+    assert "Say there first: dragonfly upgrade --image-archive FILE" in err
+    assert len(here.hands.done) == done
+    here.hands.lacking = ()
+    assert run(["upgrade", *brought]) == Exit.OK
 
 
 def test_a_step_that_fails_says_what_stands_and_how_to_go_on(here: Here, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,40 @@
+"""On which hosts an image is, as their nodes tell. Pure."""
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+from dragonfly.kube.resources import Object
+
+_REGISTRY: Final = "docker.io"
+_OFFICIAL: Final = "library"
+
+
+def hosts_without(nodes: Iterable[Object], image: str) -> tuple[str, ...]:
+    """Return the nodes that pods may be put on and that don't tell of having the image, in order."""
+    wanted = full_name(image)
+    return tuple(sorted(node["metadata"]["name"] for node in nodes if _takes_pods(node) and wanted not in _names(node)))
+
+
+def full_name(image: str) -> str:
+    """Return an image's name as containerd keeps it: with its registry and its tag."""
+    path, _, digest = image.partition("@")
+    if not digest and ":" not in path.rpartition("/")[2]:
+        image = f"{image}:latest"
+    first, slash, _ = image.partition("/")
+    if slash and ("." in first or ":" in first or first == "localhost"):
+        return image
+    return f"{_REGISTRY}/{image}" if slash else f"{_REGISTRY}/{_OFFICIAL}/{image}"
+
+
+def _takes_pods(node: Object) -> bool:
+    conditions = {one["type"]: one["status"] for one in _status(node).get("conditions", ())}
+    return conditions.get("Ready") == "True" and not node.get("spec", {}).get("unschedulable", False)
+
+
+def _names(node: Object) -> set[str]:
+    return {full_name(name) for one in _status(node).get("images", ()) for name in one.get("names") or ()}
+
+
+def _status(node: Object) -> dict[str, Any]:
+    found: dict[str, Any] = node.get("status", {})
+    return found
