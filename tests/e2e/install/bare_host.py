@@ -164,10 +164,14 @@ class BareHost:
         self._services.append(service)
         return service
 
+    def kubectl(self, *arguments: str) -> Done:
+        """Run it as this host's admin, in the swarm's namespace."""
+        kubectl = (str(toolchain.binary("kubectl")), "--kubeconfig", "/etc/rancher/k3s/k3s.yaml")
+        return self.run(*kubectl, "--namespace", "dragonfly", *arguments)
+
     def objects(self, *query: str) -> Any:
         """What `kubectl get` finds in the swarm's namespace, as this host's API server has it."""
-        kubectl = (str(toolchain.binary("kubectl")), "--kubeconfig", "/etc/rancher/k3s/k3s.yaml")
-        done = self.run(*kubectl, "--namespace", "dragonfly", "get", *query, "--output", "json")
+        done = self.kubectl("get", *query, "--output", "json")
         assert done.code == 0, done.err
         return json.loads(done.out)
 

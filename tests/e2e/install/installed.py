@@ -58,3 +58,9 @@ def finished(done: Done) -> dict[str, Any]:
     last = done.events[-1]
     assert last["event"] == "installed"
     return last
+
+
+def reaches(host: BareHost, address: str, port: int) -> bool:
+    """Whether a replica gets a connection."""
+    ask = f"import socket; socket.create_connection(({address!r}, {port}), 5)"
+    return host.kubectl("exec", "deployment/dragonfly", "--", "python3", "-c", ask).code == 0

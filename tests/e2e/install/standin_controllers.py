@@ -17,10 +17,13 @@ from typing import Any, Final
 from dragonfly.sandbox.kubeapi import KubeApi
 from tests.e2e.install.standin_charts import Charts
 from tests.e2e.install.standin_node import connect_pods
+from tests.e2e.install.standin_policies import Policies
 from tests.e2e.install.supervisor import gateway
 
-_PAUSE: Final = 0.2
+_PAUSE: Final = 0.5
 _NODES: Final = "/api/v1/nodes"
+_PODS: Final = "/api/v1/pods"
+_POLICIES: Final = "/apis/networking.k8s.io/v1/networkpolicies"
 _SERVICES: Final = "/api/v1/services"
 _LEASES: Final = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
 _MERGE: Final = "application/merge-patch+json"
@@ -39,6 +42,7 @@ class Controllers:
         self._address = address
         self._etcd = etcd
         self._charts = Charts(api)
+        self._policies = Policies()
         self._held: set[str] = set()
         self._routes: set[str] = set()
         self._known: set[str] = set()
@@ -66,6 +70,7 @@ class Controllers:
         nodes = {node["metadata"]["name"]: node for node in self._list(_NODES)}
         self._drop_members(set(nodes))
         self._connect(nodes)
+        self._policies.enforce(self._list(_POLICIES), self._list(f"{_PODS}?fieldSelector=spec.nodeName={self._node}"))
         if self._is_first():
             self._charts.look()
             self._balance()

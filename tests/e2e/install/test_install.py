@@ -12,10 +12,13 @@ from typing import Any
 import pytest
 
 from tests.e2e.install.bare_host import BareHost
-from tests.e2e.install.installed import ALL, FLOATING, asked, finished, members
+from tests.e2e.install.installed import ALL, FLOATING, asked, finished, members, reaches
 from tests.e2e.install.provisioned import provisioned
 
 pytestmark = [pytest.mark.cluster, pytest.mark.etcd, pytest.mark.slow, pytest.mark.timeout(900)]
+
+
+KUBELET = 10250
 
 
 def test_a_bare_host_becomes_a_swarm_and_a_bare_host_again(host: BareHost, tmp_path: Path) -> None:
@@ -27,6 +30,9 @@ def test_a_bare_host_becomes_a_swarm_and_a_bare_host_again(host: BareHost, tmp_p
     assert members(host, first["address"], first["token"])
     for kind in ("persistentvolumeclaims", "persistentvolumes"):
         assert host.objects(kind, "--all-namespaces")["items"] == []
+
+    assert reaches(host, host.address, 6443)
+    assert not reaches(host, host.address, KUBELET), "no NetworkPolicy lets replicas get there"
 
     again = host.dragonfly("install", "--yes", "-o", "json")
     assert finished(again)["token"] == ""
