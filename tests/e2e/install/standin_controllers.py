@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from dragonfly.sandbox.kubeapi import KubeApi
 from tests.e2e.install.standin_charts import Charts
-from tests.e2e.install.standin_node import connect_pods
+from tests.e2e.install.standin_node import PODS, connect_pods
 from tests.e2e.install.standin_policies import Policies
 from tests.e2e.install.supervisor import gateway
 
@@ -48,6 +48,7 @@ class Controllers:
         self._known: set[str] = set()
         self._leaving: set[str] = set()
         self._stopped = threading.Event()
+        _masquerade()
         self._thread = threading.Thread(target=self._loop, daemon=True)
         self._thread.start()
 
@@ -137,6 +138,27 @@ class Controllers:
         for address in wanted - self._held:
             _ip("address", "replace", f"{address}/32", "dev", "cluster")
         self._held = wanted
+
+
+def _masquerade() -> None:
+    """As flannel does: who is outside of the cluster sees a node where a pod asks."""
+    rule = (
+        "POSTROUTING",
+        "-s",
+        PODS,
+        "!",
+        "-d",
+        PODS,
+        "-m",
+        "comment",
+        "--comment",
+        "flanneld masq",
+        "-j",
+        "MASQUERADE",
+    )
+    nat = ("iptables", "--wait", "--table", "nat")
+    if subprocess.run([*nat, "--check", *rule], capture_output=True, check=False).returncode != 0:
+        subprocess.run([*nat, "--append", *rule], check=True)
 
 
 def _path(service: Any) -> str:
