@@ -42,13 +42,12 @@ def members(host: BareHost, address: str, token: str) -> set[str]:
     """The replicas of a swarm that is well. It may take a moment after an installation: former ones drain first."""
     found: Any = {}
 
-    def has_three() -> bool:
+    def is_whole() -> bool:
         nonlocal found
         found = asked(host, address, token, "swarm")
-        return len(found["members"]) == 3
+        return len(found["members"]) == 3 and not found.get("unowned")
 
-    eventually("there are three replicas", has_three, within=60)
-    assert not found.get("unowned")
+    eventually("there are three replicas, and they have all shards", is_whole, within=120)
     return {member["id"] for member in found["members"]}
 
 
