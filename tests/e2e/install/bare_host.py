@@ -211,7 +211,7 @@ class BareHost:
         # Where programs that mount and unmount keep notes; the packet filter has its lock once anybody looks at it.
         (tree / "run/mount").mkdir()
         # Nobody resolves names here, and nobody waits for that.
-        (tree / "etc/resolv.conf").unlink()
+        (tree / "etc/resolv.conf").unlink(missing_ok=True)
         (tree / "etc/resolv.conf").write_text("nameserver 127.0.0.1\n")
         self.place.run("iptables", "--list")
         self.place.run("ip", "route", "add", "default", "via", "192.0.2.254", "dev", "cluster")
