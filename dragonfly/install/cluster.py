@@ -115,14 +115,22 @@ class Cluster:
         """
         return asyncio.run(self._get(ref))
 
+    def found(self, names: Iterable[Gone]) -> list[Object]:
+        """Return those of these objects that are there.
+
+        Raises:
+            StepFailed: the API server does not answer.
+        """
+        return asyncio.run(self._found([_ref(name) for name in names]))
+
+    async def _found(self, refs: list[Ref]) -> list[Object]:
+        async with self._open() as kube:
+            found = [await _read(kube, ref) for ref in refs]
+        return [obj for obj in found if obj is not None]
+
     async def _get(self, ref: Ref) -> Object | None:
-        try:
-            async with self._open() as kube:
-                return await kube.get(ref)
-        except NotFound:
-            return None
-        except KubeError as error:
-            raise StepFailed(f"{ref} cannot be read: {error.message}") from error
+        async with self._open() as kube:
+            return await _read(kube, ref)
 
     def patch(self, ref: Ref, body: Mapping[str, Any]) -> bool:
         """Merge into an object, and return whether it is there.
@@ -146,7 +154,7 @@ class Cluster:
     def delete(self, names: Iterable[Gone]) -> str:
         """Delete objects and wait until they are gone; return a remark if that can't be told."""
         try:
-            return asyncio.run(self._delete([ref_of_gone(name) for name in names])) if self.is_known else ""
+            return asyncio.run(self._delete([_ref(name) for name in names])) if self.is_known else ""
         except StepFailed as error:
             return str(error)
 
@@ -284,8 +292,7 @@ def pods_trouble(pods: Iterable[Object]) -> str:
     return ""
 
 
-def ref_of_gone(gone: Gone) -> Ref:
-    """Return what the API knows an object by, of which only the name is kept."""
+def _ref(gone: Gone) -> Ref:
     return ref_of(
         {
             "apiVersion": gone.api_version,
@@ -293,6 +300,15 @@ def ref_of_gone(gone: Gone) -> Ref:
             "metadata": {"namespace": gone.namespace, "name": gone.name},
         }
     )
+
+
+async def _read(kube: Connection, ref: Ref) -> Object | None:
+    try:
+        return await kube.get(ref)
+    except NotFound:
+        return None
+    except KubeError as error:
+        raise StepFailed(f"{ref} cannot be read: {error.message}") from error
 
 
 async def _is_there(kube: Connection, ref: Ref) -> bool:

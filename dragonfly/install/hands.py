@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from dragonfly.install import k3s
 from dragonfly.install.carriers import ETCD_ROLE, Carriers
-from dragonfly.install.cluster import Cluster, Say, ref_of_gone
+from dragonfly.install.cluster import Cluster, Say
 from dragonfly.install.detection import SECRET as ETCD_SECRET
 from dragonfly.install.execution import StepFailed
 from dragonfly.install.host import Host, sha256
@@ -216,7 +216,7 @@ class RealHands:
 
     def carriers(self) -> Carriers:
         """Return who carries the cluster that this host is of, or why that can't be told."""
-        host, cluster = socket.gethostname().lower(), self._cluster
+        host, cluster = _hostname(), self._cluster
         if not cluster.is_known:
             return Carriers(host)
         deadline = time.monotonic() + _TELL_SECONDS
@@ -237,8 +237,7 @@ class RealHands:
         Raises:
             StepFailed: the API server does not answer.
         """
-        mine = socket.gethostname().lower()
-        return tuple(name for name in self._cluster.hosts_without(image) if name != mine)
+        return tuple(name for name in self._cluster.hosts_without(image) if name != _hostname())
 
     def found(self, names: Iterable[Gone]) -> list[Object]:
         """As `upgrade.Workload` says.
@@ -246,7 +245,7 @@ class RealHands:
         Raises:
             StepFailed: the API server does not answer.
         """
-        return [obj for name in names if (obj := self._cluster.get(ref_of_gone(name)))]
+        return self._cluster.found(names)
 
     def put_back(self, former: Iterable[Object], added: Iterable[Gone], say: Say) -> None:
         self._cluster.apply([restored(obj) for obj in reversed(list(former))], say)
@@ -306,6 +305,11 @@ class RealHands:
 
         self._wait(problem, action.seconds, say)
         return f"http://{address}:{action.port}"
+
+
+def _hostname() -> str:
+    """Return this host's name, as its node has it."""
+    return socket.gethostname().lower()
 
 
 def _swarm_problem(address: str, port: int, token: str) -> str:

@@ -1,4 +1,4 @@
-"""On which hosts an image is, as their nodes tell. Pure."""
+"""Names of images in full, and on which hosts one is, as their nodes tell. Pure."""
 
 from collections.abc import Iterable
 from typing import Any, Final
@@ -20,6 +20,11 @@ def full_name(image: str) -> str:
     path, _, digest = image.partition("@")
     if not digest and ":" not in path.rpartition("/")[2]:
         image = f"{image}:latest"
+    return with_registry(image)
+
+
+def with_registry(image: str) -> str:
+    """Return an image's name with its registry, which is Docker's if it names none."""
     first, slash, _ = image.partition("/")
     if slash and ("." in first or ":" in first or first == "localhost"):
         return image

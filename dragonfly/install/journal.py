@@ -192,7 +192,7 @@ class Journal:
             return self._without_entries()
         try:
             return self._standing()
-        except (OSError, UnknownJournal, msgspec.DecodeError) as error:
+        except (OSError, UnknownJournal) as error:
             return Standing("unreadable", reason=str(error))
 
     def asked(self, options: Options) -> None:

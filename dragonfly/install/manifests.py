@@ -41,12 +41,8 @@ def namespaces(options: Options) -> list[Object]:
 
 def replica_image(options: Options) -> str:
     """Return the image that these options have replicas run."""
-    (container,) = (
-        container
-        for obj in manifests(options)
-        if (obj["kind"], obj["metadata"]["name"]) == ("Deployment", NAME)
-        for container in obj["spec"]["template"]["spec"]["containers"]
-    )
+    (deployment,) = filter(_is_replicas, manifests(options))
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
     return str(container["image"])
 
 
@@ -60,13 +56,17 @@ def _images(objects: list[Object]) -> Iterator[str]:
     for obj in objects:
         pod = obj.get("spec", {}).get("template", {}).get("spec", {})
         for container in (*pod.get("initContainers", ()), *pod.get("containers", ())):
-            if (obj["kind"], obj["metadata"]["name"], container["name"]) != ("Deployment", NAME, NAME):
+            if not (_is_replicas(obj) and container["name"] == NAME):
                 yield container["image"]
+
+
+def _is_replicas(obj: Object) -> bool:
+    return (obj["kind"], obj["metadata"]["name"]) == ("Deployment", NAME)
 
 
 def _adapted(obj: Object, options: Options) -> Object:
     kind, name = obj["kind"], obj["metadata"]["name"]
-    if (kind, name) == ("Deployment", NAME):
+    if _is_replicas(obj):
         return kustomize.merged(obj, _deployment(options))  # type: ignore[no-any-return] # JSON is JSON
     if (kind, name) == ("Service", NAME) and options.floating_ip:
         return kustomize.merged(obj, _service(options))  # type: ignore[no-any-return] # JSON is JSON

@@ -17,6 +17,7 @@ from urllib.parse import urlencode
 from urllib.request import Request, urlopen
 
 from dragonfly.install.execution import StepFailed, Unreachable
+from dragonfly.install.images import with_registry
 
 Say = Callable[[str], None]
 
@@ -54,14 +55,10 @@ def reference(text: str) -> Reference:
     Raises:
         StepFailed: it is no name of an image with a tag.
     """
-    first, slash, _ = text.partition("/")
-    if not slash:
-        text = f"docker.io/library/{text}"
-    elif "." not in first and ":" not in first and first != "localhost":
-        text = f"docker.io/{text}"
-    found = _REFERENCE.fullmatch(text)
+    named = with_registry(text)
+    found = _REFERENCE.fullmatch(named)
     if found is None:
-        raise StepFailed(f"{text!r} is no image with a tag, such as ghcr.io/kube-vip/kube-vip:v1.0.0")
+        raise StepFailed(f"{named!r} is no image with a tag, such as ghcr.io/kube-vip/kube-vip:v1.0.0")
     return Reference(found["registry"], found["repository"], found["tag"])
 
 
