@@ -1,11 +1,9 @@
 """Files and services of this host, changed so that a crash leaves the old or the new, never half of either."""
 
-import contextlib
 import hashlib
 import os
 import re
 import shutil
-import signal
 import subprocess
 import tempfile
 import time
@@ -16,6 +14,7 @@ from typing import IO, Final
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
+from dragonfly.install.control_groups import end_all
 from dragonfly.install.execution import StepFailed, Unreachable
 from dragonfly.install.k3s import BINARY
 from dragonfly.install.mounts import mounts, to_unmount
@@ -183,7 +182,7 @@ class Host:
         """Stop it with all that it left running, and start it at boot no more; nothing if it is not there."""
         self.systemctl("disable", unit)
         self.systemctl("stop", unit)
-        self._kill_containers(unit)
+        end_all(self.path("/sys/fs/cgroup"), unit)
         self.systemctl("reset-failed", unit)
         for link in ("cni0", "flannel.1", "kube-ipvs0"):
             _run("ip", "link", "delete", link)
@@ -196,15 +195,6 @@ class Host:
     def last_words(self, unit: str) -> str:
         said = _run("journalctl", "--unit", unit, "--lines", "15", "--no-pager", "--output", "cat").stdout.strip()
         return f"It said last:\n{said}" if said else f"See: journalctl --unit {unit}"
-
-    def _kill_containers(self, unit: str) -> None:
-        """End what outlives its unit (KillMode=process): the containers' processes, and those that look after them."""
-        groups = self.path("/sys/fs/cgroup")
-        for group in (*groups.glob("kubepods*"), *groups.glob("*/kubepods*"), *groups.glob(f"**/system.slice/{unit}")):
-            for file in group.rglob("cgroup.procs"):
-                for pid in file.read_text(encoding="ascii").split():
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(int(pid), signal.SIGKILL)
 
     def _pods_networks(self) -> list[Path]:
         return sorted(self.path(_NETWORKS).glob("cni-*"))

@@ -188,10 +188,12 @@ class BareHost:
     def state(self) -> dict[str, str]:
         """Its files, and what the kernel has for it: processes, mounts, networks, rules of the packet filter."""
         rules = self.run("iptables-save").out.splitlines()
+        processes = (line.split(maxsplit=1) for line in self.run("ps", "-e", "-o", "stat=,args=").out.splitlines())
         return self.files() | {
             # Chains of the packet filter's own are there from the first look at them on.
             "rules": _lines(line for line in rules if line.startswith("-A") or " - [" in line),
-            "processes": self.run("ps", "-e", "-o", "args=").out,
+            # One that has ended shows as a zombie until its last thread is gone, too.
+            "processes": _lines(command for state, command in processes if not state.startswith("Z")),
             "mounts": _lines(line.split()[1] for line in self.run("cat", "/proc/mounts").out.splitlines()),
             "addresses": self.run("ip", "-brief", "address").out,
             "routes": self.run("ip", "route").out,
