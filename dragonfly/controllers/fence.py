@@ -10,7 +10,7 @@ stored one. Then somebody else owns the shard, or etcd's revisions have begun an
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
 import structlog
@@ -243,6 +243,14 @@ class Fence:
         ask()
         MAY_SEND.set(ask)  # in this task's context only
         return await write()
+
+
+async def together(*writes: Coroutine[Any, Any, None]) -> None:
+    """Make writes of which none needs another; once all have ended, raise a failure, NotOwner before any other."""
+    ends = await asyncio.gather(*writes, return_exceptions=True)
+    failures = [end for end in ends if end is not None]
+    if failures:
+        raise next((failure for failure in failures if isinstance(failure, NotOwner)), failures[0])
 
 
 def precondition_of(obj: Object) -> Precondition:

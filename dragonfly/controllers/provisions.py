@@ -14,7 +14,7 @@ import structlog
 
 from dragonfly.controllers.conditions import synced, with_condition
 from dragonfly.controllers.eta import Durations
-from dragonfly.controllers.fence import Fence, Precondition, precondition_of
+from dragonfly.controllers.fence import Fence, Precondition, precondition_of, together
 from dragonfly.controllers.hardware import Blocked, HardwareLoop
 from dragonfly.controllers.rewound import is_rewound
 from dragonfly.controllers.steps import (
@@ -32,6 +32,7 @@ from dragonfly.controllers.steps import (
     RecordArming,
     RemoveWorkflow,
     Seen,
+    StageAndOpen,
     Start,
     Step,
     Stop,
@@ -247,7 +248,7 @@ class ProvisionRun:
             case EnsureTemplate():
                 await self._ensure_template()
             case EnsureHardware():
-                await self._cluster.hardware.ensure(self._fence, self._machine, netboot_for=self._provision.name)
+                await self._open()
             case EnsureSecret():
                 await self._cluster.hardware.ensure_secret(self._fence, self._machine)
                 self._secret_ready = True
@@ -259,6 +260,8 @@ class ProvisionRun:
                 await self._remove(workflow)
             case CreateWorkflow():
                 await self._create()
+            case StageAndOpen():
+                await together(self._create(), self._open())
             case RecordArming(workflow):
                 await self._record_arming(workflow)
             case Arm(workflow):
@@ -305,6 +308,9 @@ class ProvisionRun:
             message = f"There is a Template {self._template_name} that is not Dragonfly's. It was not touched."
             raise Blocked("ForeignObject", message)
         return await self._fence.apply(obj, given=precondition_of(found), force=True)
+
+    async def _open(self) -> None:
+        await self._cluster.hardware.ensure(self._fence, self._machine, netboot_for=self._provision.name)
 
     async def _create(self) -> None:
         epoch, namespace = self._fence.epoch, self._cluster.namespace

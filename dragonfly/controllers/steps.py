@@ -130,6 +130,10 @@ class CreateWorkflow(msgspec.Struct, frozen=True):
     """Create the Workflow staged, under its one name."""
 
 
+class StageAndOpen(msgspec.Struct, frozen=True):
+    """Create the Workflow staged, and bring Hardware to what it should be meanwhile: neither needs the other."""
+
+
 class RecordArming(msgspec.Struct, frozen=True):
     """Record in etcd, claim and provision compared, that this Workflow is about to be armed."""
 
@@ -189,6 +193,7 @@ Step = (
     | AskAbout
     | RemoveWorkflow
     | CreateWorkflow
+    | StageAndOpen
     | RecordArming
     | Arm
     | HaltWorkflow
@@ -308,7 +313,7 @@ def _prepare(seen: Seen, limits: Limits) -> Step:
         return EnsureTemplate()
     if workflow is None and seen.hardware_known:
         # Staged it can wait for the rest, and Tinkerbell takes note of it meanwhile.
-        return CreateWorkflow()
+        return CreateWorkflow() if seen.hardware_ready else StageAndOpen()
     if not seen.hardware_ready:
         return EnsureHardware()
     if workflow is None:

@@ -115,7 +115,7 @@ class World:
             step = _arming_again(replica)
         if self.mutation.delete_what_runs and isinstance(step, steps.HaltWorkflow):
             step = steps.RemoveWorkflow(step.workflow)
-        if isinstance(step, steps.CreateWorkflow) and replica.record.provision.arming is not None:
+        if isinstance(step, steps.CreateWorkflow | steps.StageAndOpen) and replica.record.provision.arming is not None:
             raise Broken("P1: decides to create a Workflow although it knows that one was armed")
         if isinstance(step, steps.Wait):
             replica.record = None
@@ -317,7 +317,8 @@ class World:
                 replica.hardware = True
             case steps.AskForWorkflow():
                 self._ask(replica)
-            case steps.CreateWorkflow():
+            case steps.CreateWorkflow() | steps.StageAndOpen():
+                replica.hardware = replica.hardware or isinstance(step, steps.StageAndOpen)
                 return self._create(replica)
             case steps.RecordArming(view):
                 arming = Arming(uid=view.uid, resource_version=view.resource_version, epoch=replica.epoch, at=self.now)

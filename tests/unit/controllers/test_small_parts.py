@@ -9,7 +9,7 @@ import pytest
 
 from dragonfly.controllers.conditions import not_synced, synced, with_condition
 from dragonfly.controllers.eta import Durations
-from dragonfly.controllers.fence import Fence, NotOwner, Precondition, precondition_of
+from dragonfly.controllers.fence import Fence, NotOwner, Precondition, precondition_of, together
 from dragonfly.kube.resources import WORKFLOW, Ref
 from dragonfly.model.machine import Condition
 from dragonfly.model.provision import Provision, ProvisionPhase, ProvisionSpec, ProvisionStatus
@@ -257,3 +257,31 @@ class TestFence:
         )
 
         assert kube.made == [("delete", REF, {"uid": "u", "resource_version": "8"})]
+
+
+class TestTogether:
+    def test_what_fails_is_told_once_the_other_has_ended(self) -> None:
+        """A write that is still on its way when its loop goes on would land in the midst of the next look."""
+
+        async def play_it() -> list[str]:
+            said: list[str] = []
+
+            async def fails() -> None:
+                raise OSError("changed")
+
+            async def takes_its_time() -> None:
+                await asyncio.sleep(1)
+                said.append("done")
+
+            with pytest.raises(OSError, match="changed"):
+                await together(fails(), takes_its_time())
+            return said
+
+        assert play(play_it()) == ["done"]
+
+    def test_that_the_shard_is_another_s_is_told_before_all_else(self) -> None:
+        async def fails(error: Exception) -> None:
+            raise error
+
+        with pytest.raises(NotOwner):
+            play(together(fails(OSError("changed")), fails(NotOwner("shard c/1"))))

@@ -18,6 +18,7 @@ from dragonfly.controllers.steps import (
     Record,
     RecordArming,
     RemoveWorkflow,
+    StageAndOpen,
     Start,
     Stop,
     Wait,
@@ -97,7 +98,7 @@ class TestPrepare:
         assert step(provision(), hardware_ready=False, hardware_known=False) == EnsureHardware()
 
     def test_a_known_machine_is_opened_while_tinkerbell_takes_note_of_the_staged_workflow(self) -> None:
-        assert step(provision(), hardware_ready=False) == CreateWorkflow()
+        assert step(provision(), hardware_ready=False) == StageAndOpen()
         assert step(provision(), hardware_ready=False, workflow=STAGED) == EnsureHardware()
 
     def test_then_the_workflow(self) -> None:
