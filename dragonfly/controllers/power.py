@@ -141,7 +141,8 @@ class PowerRun:
         if request is None:
             return await self._clear()
         self._request, self._revision = request, self._records.request_revision
-        self._job = self._jobs.get(job_name(request.name))
+        self._job = self._jobs.pop(job_name(request.name), None)
+        await self._stop_others()
         for _ in range(_STEPS):
             step = next_power_step(self._seen(), self._place.limits)
             if isinstance(step, Pause):
@@ -296,6 +297,15 @@ class PowerRun:
         reason = "PowerActionCompleted" if result.succeeded else "PowerActionFailed"
         self._place.note(Note(Subject.of(hardware), kind, reason, f"{result.action}: {result.message}"))
 
+    async def _stop_others(self) -> None:
+        """Have Rufio begin nothing of earlier actions: they have ended, whatever a cluster that was put back says."""
+        for job in self._jobs.values():
+            if not job.staged and not _is_over(job):
+                await self._halt(job)
+
+    async def _halt(self, job: JobView) -> None:
+        await self._fence.patch(self._ref(job.name), halting(self._machine.name), given=_as_seen(job))
+
     async def _clear(self) -> float | None:
         """Remove what no request needs any more; return when to look again."""
         waits = [wait for job in self._jobs.values() if (wait := await self._dispose(job)) is not None]
@@ -305,8 +315,8 @@ class PowerRun:
         if job.staged:
             await self._remove(job)
             return None
-        if not (job.terminal or job.halted):
-            await self._fence.patch(self._ref(job.name), halting(self._machine.name), given=_as_seen(job))
+        if not _is_over(job):
+            await self._halt(job)
             return None
         left = self._place.limits.settle - self._seconds_since_end(job.request)
         await self._look_again(job.request if left > 0 else f"{job.request}.settled")
@@ -403,3 +413,7 @@ def with_bmc(observed: Observed, live: Object | None, now: datetime) -> Observed
 
 def _as_seen(job: JobView) -> Precondition:
     return Precondition(job.uid, job.resource_version)
+
+
+def _is_over(job: JobView) -> bool:
+    return job.terminal or job.halted

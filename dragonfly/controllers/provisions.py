@@ -154,8 +154,11 @@ class ProvisionRun:
             KubeError, StoreError: look again after a back-off.
         """
         for _ in range(_STEPS):
-            step = next_step(self._seen(), self._cluster.limits)
+            seen = self._seen()
+            step = next_step(seen, self._cluster.limits)
             if isinstance(step, Wait):
+                if not seen.reachable:
+                    self._cluster.twins.wake_once_reached(self._machine.name)
                 return step.seconds
             await self._do(step)
         raise StuckError(f"{self._provision.name} on {self._machine.name}")

@@ -83,6 +83,7 @@ class Twins:
         self._by_machine: dict[str, set[str]] = {}
         self._jobs: dict[str, set[str]] = {}
         self._armed: set[str] = set()
+        self._waiting: set[str] = set()
         self._beating: asyncio.TimerHandle | None = None
         ours = f"{MANAGED_BY}={MANAGER}"
         slim = without_managed_fields
@@ -106,6 +107,15 @@ class Twins:
     def reached_for(self) -> float:
         """Seconds since the API server answered for the first time, or again after it had been away; 0 before."""
         return max(self._clock() - self._back_at, 0.0)
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether a machine waits for the cluster to be reached."""
+        return bool(self._waiting)
+
+    def wake_once_reached(self, machine: str) -> None:
+        """Tell the machine as changed as soon as the cluster is reachable."""
+        self._waiting.add(machine)
 
     @property
     def trouble(self) -> str:
@@ -146,6 +156,10 @@ class Twins:
         if now - before > _BEAT + _LATE:
             for copy in self.copies:
                 copy.doubt()
+        if self._waiting and self.reachable:
+            waiting, self._waiting = sorted(self._waiting), set()
+            for machine in waiting:
+                self._on_change(machine)
         self._beating = asyncio.get_running_loop().call_later(_BEAT, self._beat, now)
 
     async def _probe(self) -> None:

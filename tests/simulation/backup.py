@@ -97,6 +97,8 @@ class Restores:
         twins, queue = owner.controller.twins, owner.controller.queue
         if not (owner.process.runs and owner.keeper.held() and twins.reachable) or owner.process.is_deluded:
             return False
+        if twins.is_awaited:
+            return False  # a provision is shown as Pending
         held = [obj for copy in twins.copies for obj in copy.store.values()]
         there = [obj for copy in twins.copies for obj in self._world.kube.all(copy.resource)]
         if len(held) != len(there) or any(obj not in there for obj in held):

@@ -16,12 +16,13 @@ from tests.unit.controllers.site import MACHINE, NAMESPACE, SHARD, Site, run
 
 BMC = Bmc(host="10.0.1.1", username="root")
 REQUEST = "01JD0000000000000000000009"
+LATER_REQUEST = "01JD000000000000000000000A"
 JOB = job_name(REQUEST)
 LIMITS = PowerLimits()
 
 
-async def ask(site: Site, action: PowerAction = "cycle") -> None:
-    request = PowerRequest(name=REQUEST, machine=MACHINE, action=action, requested_by="ann", requested_at=site.time())
+async def ask(site: Site, action: PowerAction = "cycle", name: str = REQUEST) -> None:
+    request = PowerRequest(name=name, machine=MACHINE, action=action, requested_by="ann", requested_at=site.time())
     await site.store.commit(Put(keys.power(MACHINE), encode(request)))
 
 
@@ -190,6 +191,31 @@ class TestOnce:
                 await site.settled()
                 assert (job_of(site), creations(site)) == (None, 1)
                 assert len([call for call in site.kube.calls if (call.verb, call.name) == ("patch", JOB)]) == 1
+
+        run(story)
+
+    def test_an_ended_action_that_a_backup_brings_back_is_stopped_though_a_later_one_is_under_way(self) -> None:
+        async def story(site: Site) -> None:
+            rufio = rufio_of(site)
+            await site.add_machine(bmc=BMC)
+            async with site.running():
+                await site.settled()
+                await ask(site)
+                await site.until(lambda: is_armed(site), 5)
+                armed = site.kube.backup()
+                rufio.completes(JOB)
+                await site.settled(LIMITS.settle + 5)
+                assert job_of(site) is None
+                site.kube.silent = Unreachable("connection refused", maybe_done=False)
+                await ask(site, name=LATER_REQUEST)
+                await site.kube.restore(armed)
+                await site.until(lambda: job_name(LATER_REQUEST) in site.kube.of(BMC_JOB))
+                await site.settled()
+                request = request_of(site)
+                assert request is not None
+                assert (request.name, request.phase) == (LATER_REQUEST, "Running")
+                assert job_of(site) is not None
+                assert not is_armed(site)
 
         run(story)
 

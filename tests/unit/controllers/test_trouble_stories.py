@@ -105,6 +105,25 @@ class TestTrouble:
 
         run(story)
 
+    def test_a_provision_that_waits_for_its_cluster_is_begun_as_soon_as_that_is_reached(self) -> None:
+        async def story(site: Site) -> None:
+            await site.add_machine()
+            async with site.running():
+                await site.settled()
+                site.kube.silent = Unreachable("connection refused", maybe_done=False)
+                await site.settled(20)
+                await site.ask_for_provision()
+                # Whenever it comes back, whatever the pause between two looks.
+                for beat in range(11):
+                    assert site.phase() == "Pending", beat
+                    await site.settled(0.5)
+                site.kube.silent = None
+                await site.until(lambda: site.controller.twins.reachable)
+                await site.settled(0.6)
+                assert site.phase() == "Starting"
+
+        run(story)
+
     @pytest.mark.parametrize("asked", [False, True])
     def test_a_password_that_does_not_open_says_what_to_do(self, asked: bool) -> None:
         async def story(site: Site) -> None:
