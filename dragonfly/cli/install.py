@@ -24,15 +24,17 @@ from dragonfly.cli.install_telling import (
 )
 from dragonfly.cli.session import console
 from dragonfly.install import host_survey
-from dragonfly.install.again import left_out
-from dragonfly.install.execution import Event, Stopped, Tell, install
+from dragonfly.install.again import K3S_STEP, left_out
+from dragonfly.install.execution import Event, StepFailed, Stopped, Tell, install
 from dragonfly.install.hands import RealHands
 from dragonfly.install.host import Host
+from dragonfly.install.host_facts import HostFacts
 from dragonfly.install.journal import Busy, Journal, UnknownJournal
 from dragonfly.install.options import K3S_VERSION, TINKERBELL_VERSION, BadOptions, ExternalEtcd, Options, checked
 from dragonfly.install.plan import plan as plan_for
 from dragonfly.install.preflight import errors, preflight
 from dragonfly.install.progress import planned
+from dragonfly.install.recorded import RECORD_STEP, Seen, Server, UnknownRecord, caught_up, cluster_wide
 from dragonfly.install.standing import JOINED
 from dragonfly.install.steps import Plan
 from dragonfly.install.survey import DIRECTORY
@@ -100,22 +102,25 @@ def install_command(
     """
     journal = Journal(JOURNAL)
     try:
-        options = _options(context, given, journal)
+        said = [name for name in given if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT]
+        options = _options(said, given, journal)
+        seen = _seen(options, journal)
+        if not said:
+            options = caught_up(options, seen, _last_record(journal))
         if dry_run:
-            return _dry(options, journal, asks_wire=probe, as_json=output == "json")
+            return _dry(options, seen, journal, asks_wire=probe, as_json=output == "json")
         if probe:
             raise CliError("--probe goes with --dry-run alone: an installation always asks the wire", Exit.USAGE)
         page = None if no_progress_page else _page_address(progress_page)
-        return _install(options, journal, page, yes=yes, as_json=output == "json")
+        return _install(options, seen, journal, page, yes=yes, as_json=output == "json")
     except BadOptions as error:
         raise CliError("these options make no sense:\n  " + "\n  ".join(error.problems), Exit.USAGE) from error
-    except (Busy, UnknownJournal) as error:
+    except (Busy, UnknownJournal, UnknownRecord) as error:
         raise CliError(str(error), Exit.REFUSED) from error
 
 
-def _options(context: click.Context, given: dict[str, Any], journal: Journal) -> Options:
+def _options(said: list[str], given: dict[str, Any], journal: Journal) -> Options:
     """Return what was said; what was said the last time if nothing was."""
-    said = [name for name in given if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT]
     before = journal.options()
     if not said and before is not None:
         return before
@@ -136,6 +141,30 @@ def _options(context: click.Context, given: dict[str, Any], journal: Journal) ->
     )
 
 
+def _seen(options: Options, journal: Journal) -> Seen:
+    """Return what the cluster tells the host that founded it: other servers may have changed it since."""
+    if not options.is_first or K3S_STEP not in journal.records() or os.geteuid() != 0:
+        return Seen(None)
+    try:
+        return installed_hands(journal).installation()
+    except StepFailed:
+        return Seen(None)  # what does not answer is to be repaired
+
+
+def _last_record(journal: Journal) -> str | None:
+    step = journal.records().get(RECORD_STEP)
+    return step.proof if step and step.state == "done" else None
+
+
+def _plan(options: Options, facts: HostFacts, seen: Seen, journal: Journal) -> Plan:
+    cluster = None
+    if options.is_first:
+        cluster = cluster_wide(options, Server(facts.hostname, facts.address), seen)
+        if seen.text is None and (last := _last_record(journal)):
+            cluster = cluster._replace(before=last)
+    return plan_for(options, facts, images=host_survey.image_files(options.airgap), cluster=cluster)
+
+
 def _page_address(text: str) -> Address:
     try:
         address = parse_address(text)
@@ -148,11 +177,11 @@ def _page_address(text: str) -> Address:
     return address
 
 
-def _install(options: Options, journal: Journal, page: Address | None, *, yes: bool, as_json: bool) -> int:
+def _install(options: Options, seen: Seen, journal: Journal, page: Address | None, *, yes: bool, as_json: bool) -> int:
     out = console()
     facts = host_survey.survey(options, journal)
     checks = preflight(options, facts)
-    plan = plan_for(options, facts, images=host_survey.image_files(options.airgap))
+    plan = _plan(options, facts, seen, journal)
     if as_json:
         for check in checks:
             write_json({"event": "check", **msgspec.to_builtins(check)})
@@ -174,10 +203,10 @@ def _install(options: Options, journal: Journal, page: Address | None, *, yes: b
         return _carry_out(options, plan, journal, looked_at, as_json=as_json)
 
 
-def _dry(options: Options, journal: Journal, *, asks_wire: bool, as_json: bool) -> int:
+def _dry(options: Options, seen: Seen, journal: Journal, *, asks_wire: bool, as_json: bool) -> int:
     facts = host_survey.survey(options, journal, asks_wire=asks_wire)
     checks = preflight(options, facts)
-    plan = plan_for(options, facts, images=host_survey.image_files(options.airgap))
+    plan = _plan(options, facts, seen, journal)
     code = Exit.REFUSED if errors(checks) else Exit.OK
     if as_json:
         write_json(plan_document(checks, plan))

@@ -14,7 +14,7 @@ from rich.text import Text
 from dragonfly.install import k3s
 from dragonfly.install.execution import Event, WayBack
 from dragonfly.install.preflight import Check
-from dragonfly.install.steps import ApplyChart, ApplyObjects, Plan, WriteFile, described, in_words
+from dragonfly.install.steps import ApplyChart, ApplyObjects, KeepRecord, Plan, WriteFile, described, in_words
 
 _STYLES: Final = {"ok": "green", "warning": "yellow", "error": "bold red"}
 _MARKS: Final = {"ok": "ok", "warning": "note", "error": "no"}
@@ -117,7 +117,7 @@ _Readable.add_representer(
 def _objects(plan: Plan) -> list[Any]:
     found: list[Any] = []
     for step in plan.steps:
-        if isinstance(step.action, ApplyChart):
+        if isinstance(step.action, ApplyChart | KeepRecord):
             found.append(step.action.object)
         elif isinstance(step.action, ApplyObjects):
             found += step.action.objects

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 import msgspec
@@ -15,14 +15,34 @@ from dragonfly.cli.session import console
 from dragonfly.install import host_survey
 from dragonfly.install.execution import StepFailed, Stopped
 from dragonfly.install.hands import RealHands
+from dragonfly.install.host_facts import HostFacts
 from dragonfly.install.journal import Busy, Journal, UnknownJournal
 from dragonfly.install.manifests import replica_image
 from dragonfly.install.options import BadOptions, Options, checked
-from dragonfly.install.plan import READY_SECONDS
+from dragonfly.install.plan import READY_SECONDS, own_part
 from dragonfly.install.plan import plan as plan_for
 from dragonfly.install.preflight import errors, preflight
+from dragonfly.install.recorded import (
+    RECORD,
+    ClusterWide,
+    Record,
+    Seen,
+    Server,
+    UnknownRecord,
+    cluster_wide,
+    parsed,
+    recorded_options,
+    written,
+)
 from dragonfly.install.standing import in_words, next_steps
-from dragonfly.install.upgrade import WentBack, check_schema, upgrade
+from dragonfly.install.steps import Plan
+from dragonfly.install.upgrade import WentBack, abandon, check_schema, underway, upgrade
+
+_PATHS: Final = frozenset({"image_archive", "airgap"})
+_HOSTS_OWN: Final = _PATHS | {"k3s_version"}
+"""What is of a host alone; the rest is the cluster's."""
+_QUESTION: Final = "Carry out what of it is not so yet, and replace the replicas one by one?"
+_OWN_QUESTION: Final = "Carry out what of it is not so yet, and leave the replicas to the last host?"
 
 
 @click.command(name="upgrade")
@@ -38,19 +58,19 @@ from dragonfly.install.upgrade import WentBack, check_schema, upgrade
 def upgrade_command(*, ready_within: int, yes: bool, output: str, **given: Any) -> int:
     """Replace the replicas one by one, and whatever else differs; go back if the new ones don't get ready.
 
-    Refuses where etcd has a layout that this version does not know, and where another server lacks an image that is
-    brought as a file: say it on those that joined first, and last on the one that founded the cluster.
+    Say it on each server, in any order. Where the image is brought as a file, each gets it, and the last one replaces
+    the replicas. Refuses where etcd has a layout that this version does not know.
     """
     if os.geteuid() != 0:
         raise CliError("this changes the host: run it as root", Exit.REFUSED, "sudo dragonfly upgrade")
     journal = Journal(JOURNAL)
     try:
         before = _installed(journal)
-        options = _options(before, given)
-        return _upgrade(before, options, journal, ready_within=ready_within, yes=yes, as_json=output == "json")
+        said = _said(given)
+        return _upgrade(before, said, journal, ready_within=ready_within, yes=yes, as_json=output == "json")
     except BadOptions as error:
         raise CliError("these options make no sense:\n  " + "\n  ".join(error.problems), Exit.USAGE) from error
-    except (Busy, UnknownJournal) as error:
+    except (Busy, UnknownJournal, UnknownRecord) as error:
         raise CliError(str(error), Exit.REFUSED) from error
 
 
@@ -72,74 +92,148 @@ def _installed(journal: Journal) -> Options:
     raise CliError(f"{in_words(standing)}; there is nothing to upgrade yet", Exit.NOT_FOUND, next_steps(standing))
 
 
-def _options(before: Options, given: dict[str, Any]) -> Options:
+def _said(given: dict[str, Any]) -> dict[str, Any]:
     said = {name: value for name, value in given.items() if value is not None}
-    said |= {name: str(Path(said[name]).absolute()) for name in ("image_archive", "airgap") if name in said}
-    return checked(msgspec.structs.replace(before, **said))
+    return said | {name: str(Path(said[name]).absolute()) for name in _PATHS & said.keys()}
 
 
 def _upgrade(
-    before: Options, options: Options, journal: Journal, *, ready_within: int, yes: bool, as_json: bool
+    before: Options, said: dict[str, Any], journal: Journal, *, ready_within: int, yes: bool, as_json: bool
 ) -> int:
-    facts = host_survey.survey(options, journal)
-    checks = preflight(options, facts)
+    own = checked(msgspec.structs.replace(before, **said))
+    facts = host_survey.survey(own, journal)
+    checks = preflight(own, facts)
     if bad := errors(checks):
         tell_checks(bad, console(stderr=True))
         raise CliError("this host cannot be upgraded yet; nothing was changed", Exit.REFUSED)
     hands = installed_hands(journal)
-    if options.is_first:
-        _check_layout(hands)
-        _check_images(hands, options)
+    seen = _looked(hands)
+    wanted = _wanted(before, said, facts, seen, journal)
+    options = wanted.options if own.is_first else own
+    image = replica_image(wanted.options)
+    lacking = _others_without(hands, image) if _is_brought(before, said) else ()
     images = host_survey.image_files(options.airgap)
-    plan = plan_for(options, facts, images=images, ready_within=ready_within)
-    if as_json:
-        write_json(plan_event(plan))
+    if lacking:
+        plan = own_part(options, facts, image, images=images)
     else:
-        tell_plan(plan, console())
+        plan = plan_for(options, facts, images=images, ready_within=ready_within, cluster=wanted)
+    _tell_plan(plan, image, lacking, as_json=as_json)
     if not yes and not is_somebody_there():
         raise CliError("nobody is at a terminal to be asked; nothing was changed", Exit.USAGE, "Say --yes.")
     if not yes:
-        ask("Carry out what of it is not so yet, and replace the replicas one by one?")
+        ask(_OWN_QUESTION if lacking else _QUESTION)
     with journal.alone():
-        journal.asked(options)
-        try:
-            with Teller(console(), as_json=as_json) as teller:
-                address = upgrade(plan, hands, hands, journal, teller)
-        except WentBack as error:
-            journal.asked(before)
-            raise CliError(f"the former version serves again: {error}", Exit.FAILED) from error
-        except Stopped as stopped:
-            raise CliError(what_stands(stopped), Exit.FAILED, how_to_go_on(stopped, "upgrade")) from stopped
-        except StepFailed as error:
-            raise CliError(f"the way back failed: {error}", Exit.FAILED, error.remedy) from error
-        journal.installed(address or journal.address())
-    if as_json:
-        write_json({"event": "upgraded", "address": address})
-    else:
-        console().print(f"\nDragonfly answers at {address}", soft_wrap=True)
+        if (begun := underway(journal)) and not begun.is_current(seen.text or ""):
+            abandon(journal)
+        alone = msgspec.structs.replace(before, **{name: said[name] for name in _HOSTS_OWN & said.keys()})
+        journal.asked(alone if lacking else options)
+        address = _carried_out(plan, hands, journal, before, wanted, as_json=as_json)
+        if not lacking:
+            journal.installed(address or journal.address())
+    _tell_end(address, image, lacking, as_json=as_json)
     return Exit.OK
 
 
-def _check_layout(hands: RealHands) -> None:
+def _wanted(before: Options, said: dict[str, Any], facts: HostFacts, seen: Seen, journal: Journal) -> ClusterWide:
+    """Return what is to be so in the cluster: as it is recorded there, and what was said.
+
+    Raises:
+        BadOptions: it cannot be so by this host.
+        CliError: the cluster keeps no record, and this host can't tell what it was told.
+        UnknownRecord: a newer Dragonfly wrote it.
+    """
+    here = Server(facts.hostname, facts.address)
+    own = msgspec.structs.replace(before, **said)
+    begun = underway(journal)
+    goes_on = begun is not None and begun.is_current(seen.text or "")
+    text = begun.target if begun and goes_on and begun.target else seen.text
+    if not text:
+        if not own.is_first:
+            raise CliError(
+                f"the cluster keeps no record of its installation ({RECORD}), which an older Dragonfly made; nothing "
+                "was changed",
+                Exit.REFUSED,
+                _without_record(here),
+            )
+        return cluster_wide(own, here, seen)
+    return cluster_wide(msgspec.structs.replace(recorded_options(own, parsed(text)), **said), here, seen)
+
+
+def _without_record(here: Server) -> str:
+    example = written(Record(host=here.host, address=here.address, etcd="shared"))
+    return (
+        "Say it on the server that founded the cluster: that one makes the record. If it is gone, give the cluster the "
+        "options with which it was installed (docs/install.md, The record of the installation), such as:\n"
+        f"  k3s kubectl --namespace {RECORD.namespace} create configmap {RECORD.name} "
+        f"--from-literal=installation='{example}'"
+    )
+
+
+def _is_brought(before: Options, said: dict[str, Any]) -> bool:
+    """Whether the replicas' image comes by a file, so that each host must have been given it."""
+    if "image" in said:
+        return bool(said.get("image_archive") or said.get("airgap"))
+    own = msgspec.structs.replace(before, **said)
+    return bool(own.image_archive or own.airgap)
+
+
+def _carried_out(
+    plan: Plan, hands: RealHands, journal: Journal, before: Options, wanted: ClusterWide, *, as_json: bool
+) -> str:
+    """Return where the swarm answers, if the plan goes so far."""
     try:
+        with Teller(console(), as_json=as_json) as teller:
+            return upgrade(plan, hands, hands, journal, teller, wanted.before or "", wanted.record)
+    except WentBack as error:
+        journal.asked(before)
+        raise CliError(f"the former version serves again: {error}", Exit.FAILED) from error
+    except Stopped as stopped:
+        raise CliError(what_stands(stopped), Exit.FAILED, how_to_go_on(stopped, "upgrade")) from stopped
+    except StepFailed as error:
+        raise CliError(f"the way back failed: {error}", Exit.FAILED, error.remedy) from error
+
+
+def _tell_plan(plan: Plan, image: str, lacking: tuple[str, ...], *, as_json: bool) -> None:
+    if as_json:
+        write_json(plan_event(plan))
+        return
+    out = console()
+    if lacking:
+        hosts = ", ".join(lacking)
+        out.print(f"The image {image} is not yet on {hosts}, so this is for this host alone:", soft_wrap=True)
+    tell_plan(plan, out)
+
+
+def _tell_end(address: str, image: str, lacking: tuple[str, ...], *, as_json: bool) -> None:
+    if lacking and as_json:
+        write_json({"event": "prepared", "image": image, "lacking": lacking})
+    elif lacking:
+        out = console()
+        out.print(f"\nThis host has the image {image}; no replica was replaced yet.", soft_wrap=True)
+        out.print(f"Say the same next on {', '.join(lacking)}. The last one replaces the replicas.", soft_wrap=True)
+    elif as_json:
+        write_json({"event": "upgraded", "address": address})
+    else:
+        console().print(f"\nDragonfly answers at {address}", soft_wrap=True)
+
+
+def _looked(hands: RealHands) -> Seen:
+    """Look at the cluster, and whether what is in its etcd is known.
+
+    Raises:
+        CliError: it does not answer, or it is not.
+    """
+    try:
+        seen = hands.installation()
         check_schema(hands.etcd_access())
     except StepFailed as error:
         raise CliError(f"{error}; nothing was changed", Exit.REFUSED, error.remedy) from error
+    return seen
 
 
-def _check_images(hands: RealHands, options: Options) -> None:
+def _others_without(hands: RealHands, image: str) -> tuple[str, ...]:
     """Look whether the others have what only files bring; else replicas that are put there never start."""
-    if not (options.image_archive or options.airgap):
-        return
-    image = replica_image(options)
     try:
-        lacking = hands.others_without(image)
+        return hands.others_without(image)
     except StepFailed as error:
         raise CliError(f"{error}; nothing was changed", Exit.REFUSED, error.remedy) from error
-    if lacking:
-        flag = "--airgap DIR" if options.airgap else "--image-archive FILE"
-        raise CliError(
-            f"the image {image} is not yet on {', '.join(lacking)}; nothing was changed",
-            Exit.REFUSED,
-            f"Say there first: dragonfly upgrade {flag}",
-        )

@@ -195,7 +195,15 @@ class Cluster:
         Raises:
             StepFailed: the API server does not answer.
         """
-        return len(self._list(NODE, "", {}))
+        return len(self.node_names())
+
+    def node_names(self) -> tuple[str, ...]:
+        """Return the names of the nodes, in order.
+
+        Raises:
+            StepFailed: the API server does not answer.
+        """
+        return tuple(str(node["metadata"]["name"]) for node in self._list(NODE, "", {}))
 
     def labelled_addresses(self, label: str, value: str) -> tuple[str, ...]:
         """Return the addresses of the nodes with a label, in order.

@@ -9,7 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from dragonfly.install import k3s
 from dragonfly.install.carriers import ETCD_ROLE, Carriers
@@ -19,11 +19,14 @@ from dragonfly.install.execution import StepFailed
 from dragonfly.install.host import Host, sha256
 from dragonfly.install.manifests import MEMBER, MEMBER_LABEL, NAME, NAMESPACE
 from dragonfly.install.neighbours import Neighbours
+from dragonfly.install.record_kept import keep, seen
+from dragonfly.install.recorded import Seen
 from dragonfly.install.secrets_made import Secrets
 from dragonfly.install.steps import (
     Action,
     ApplyChart,
     ApplyObjects,
+    AwaitImage,
     AwaitNode,
     AwaitReplicas,
     ClaimAddresses,
@@ -34,6 +37,7 @@ from dragonfly.install.steps import (
     GiveEtcd,
     Gone,
     ImportImages,
+    KeepRecord,
     LeaveCluster,
     MakeDirectory,
     MakeSecrets,
@@ -50,6 +54,8 @@ from dragonfly.install.steps import (
 )
 from dragonfly.install.upgrade import restored
 from dragonfly.kube.resources import SECRET, Object, Ref
+
+T = TypeVar("T")
 
 _PAUSE: Final = 0.5
 _ANSWER_SECONDS: Final = 10
@@ -113,6 +119,8 @@ class RealHands:
                 return not cluster.node_problem(hostname)
             case ApplyObjects(objects):
                 return cluster.has(objects)
+            case KeepRecord(record):
+                return cluster.has([record])
             case ApplyChart():
                 return cluster.has([_chart(action)])
             case MakeSecrets():
@@ -121,6 +129,8 @@ class RealHands:
                 return self.secrets.has_given(action)
             case FoundEtcd():
                 return self.secrets.has_found(action)
+            case AwaitImage(hostname, image):
+                return hostname not in cluster.hosts_without(image)
             case AwaitReplicas(namespace, name):
                 return not cluster.rollout_problem(namespace, name)
             case _:
@@ -139,8 +149,8 @@ class RealHands:
                 return (*((LeaveCluster(leaves),) if leaves else ()), StopService(unit), *made)
             case ApplyObjects(objects, keeps=False):
                 return (DeleteObjects(names_of(objects)),)
-            case ApplyChart(chart):
-                return (DeleteObjects(names_of((chart,))),)
+            case ApplyChart(one) | KeepRecord(one):
+                return (DeleteObjects(names_of((one,))),)
             case MakeSecrets(namespace, name):
                 return (DeleteObjects((Gone("v1", "Secret", namespace, name),), is_data=True),)
             case _:
@@ -183,6 +193,8 @@ class RealHands:
                 self._wait(lambda: cluster.node_problem(hostname), seconds, say)
             case ApplyObjects(objects):
                 cluster.apply(objects, say)
+            case KeepRecord():
+                return keep(cluster, action, say)
             case ApplyChart():
                 cluster.apply([_chart(action)], say)
             case MakeSecrets():
@@ -191,6 +203,8 @@ class RealHands:
                 self.secrets.give(action, say)
             case FoundEtcd():
                 self.secrets.found(action, say)
+            case AwaitImage(hostname, image, seconds):
+                self._wait(lambda: self._untold(hostname, image), seconds, say)
             case AwaitReplicas(namespace, name, seconds):
                 self._wait(lambda: cluster.rollout_problem(namespace, name), seconds, say)
             case SelfTest():
@@ -219,17 +233,24 @@ class RealHands:
         host, cluster = _hostname(), self._cluster
         if not cluster.is_known:
             return Carriers(host)
-        deadline = time.monotonic() + _TELL_SECONDS
-        while True:
-            try:
-                servers = cluster.labelled_names(ETCD_ROLE, "true")
-                members = cluster.labelled_names(MEMBER_LABEL, MEMBER)
-            except StepFailed as error:
-                if time.monotonic() > deadline or not self._host.is_active(k3s.SERVICE):
-                    return Carriers(host, problem=str(error))
-                time.sleep(_PAUSE)
-            else:
-                return Carriers(host, tuple(name for name in servers if name != host), members)
+
+        def told() -> Carriers:
+            servers = cluster.labelled_names(ETCD_ROLE, "true")
+            members = cluster.labelled_names(MEMBER_LABEL, MEMBER)
+            return Carriers(host, tuple(name for name in servers if name != host), members)
+
+        try:
+            return self._told(told)
+        except StepFailed as error:
+            return Carriers(host, problem=str(error))
+
+    def installation(self) -> Seen:
+        """Return what the cluster tells of its installation, and who is in it.
+
+        Raises:
+            StepFailed: the API server does not answer.
+        """
+        return self._told(lambda: seen(self._cluster))
 
     def others_without(self, image: str) -> tuple[str, ...]:
         """Return the other hosts of the cluster that may get replicas and do not have their image.
@@ -263,6 +284,21 @@ class RealHands:
             raise StepFailed(f"Secret {NAMESPACE}/{ETCD_SECRET} is not there", "To make it: dragonfly install")
         return found
 
+    def _told(self, look: Callable[[], T]) -> T:
+        """Return what the cluster tells, once it does.
+
+        Raises:
+            StepFailed: it does not, and k3s does not run or had time enough.
+        """
+        deadline = time.monotonic() + _TELL_SECONDS
+        while True:
+            try:
+                return look()
+            except StepFailed:
+                if time.monotonic() > deadline or not self._host.is_active(k3s.SERVICE):
+                    raise
+                time.sleep(_PAUSE)
+
     def _wait(self, problem: Callable[[], str], seconds: float, say: Say) -> None:
         """Wait until there is no problem left, telling each that there is.
 
@@ -282,6 +318,13 @@ class RealHands:
             if time.monotonic() > deadline:
                 raise StepFailed(f"not within {seconds:g} s: {left}", self._host.last_words(k3s.SERVICE))
             time.sleep(_PAUSE)
+
+    def _untold(self, hostname: str, image: str) -> str:
+        try:
+            lacks = hostname in self._cluster.hosts_without(image)
+        except StepFailed as error:
+            return str(error)
+        return f"node {hostname} tells of no image {image} yet" if lacks else ""
 
     def _claimed(self, interface: str, addresses: tuple[str, ...]) -> str:
         taken = self._neighbours.holders(interface, addresses)

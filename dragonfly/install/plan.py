@@ -14,9 +14,11 @@ from dragonfly.install.host_facts import HostFacts
 from dragonfly.install.manifests import ETCD_DIRECTORY, NAME, NAMESPACE, OWN_SECRET, manifests, namespaces
 from dragonfly.install.options import SERVICE_PORT, Options
 from dragonfly.install.preflight import ARCHITECTURES
+from dragonfly.install.recorded import RECORD_STEP, ClusterWide, Server, as_object
 from dragonfly.install.steps import (
     ApplyChart,
     ApplyObjects,
+    AwaitImage,
     AwaitNode,
     AwaitReplicas,
     ClaimAddresses,
@@ -25,6 +27,7 @@ from dragonfly.install.steps import (
     FoundEtcd,
     GiveEtcd,
     ImportImages,
+    KeepRecord,
     MakeDirectory,
     MakeSecrets,
     Plan,
@@ -40,24 +43,49 @@ _PRIVATE: Final = 0o600
 
 
 def plan(
-    options: Options, facts: HostFacts, *, images: tuple[str, ...] = (), ready_within: float = READY_SECONDS
+    options: Options,
+    facts: HostFacts,
+    *,
+    images: tuple[str, ...] = (),
+    ready_within: float = READY_SECONDS,
+    cluster: ClusterWide | None = None,
 ) -> Plan:
     """Return the steps.
 
     Args:
         images: names of the files in the airgap directory's `images`.
         ready_within: seconds that the replicas have to get ready.
+        cluster: what is to be so in the cluster; None leaves that to others on a host that joined, and has one that
+            founds the cluster make it as `options` say.
     """
+    if cluster is None and options.is_first:
+        cluster = ClusterWide(options, Server(facts.hostname, facts.address))
     return Plan(
         (
-            *_files(options, facts, images),
-            *_server(options, facts),
-            *_imported(options, images),
-            *(_cluster(options, facts) if options.is_first else ()),
+            *_host(options, facts, images),
+            *(_cluster(cluster) if cluster else ()),
             *_etcd(options, facts),
             *_readiness(ready_within),
         )
     )
+
+
+def own_part(options: Options, facts: HostFacts, image: str, *, images: tuple[str, ...] = ()) -> Plan:
+    """Return the steps that change this host alone, and have the cluster know that it has an image."""
+    told = Step(
+        "told",
+        f"Wait until the cluster knows that this host has the image {image}",
+        "it does",
+        "",
+        AwaitImage(facts.hostname, image),
+    )
+    return Plan((*_host(options, facts, images), told))
+
+
+def _host(options: Options, facts: HostFacts, images: tuple[str, ...]) -> Iterator[Step]:
+    yield from _files(options, facts, images)
+    yield from _server(options, facts)
+    yield from _imported(options, images)
 
 
 def _files(options: Options, facts: HostFacts, images: tuple[str, ...]) -> Iterator[Step]:
@@ -191,7 +219,8 @@ def _imported(options: Options, images: tuple[str, ...]) -> Iterator[Step]:
         )
 
 
-def _cluster(options: Options, facts: HostFacts) -> Iterator[Step]:
+def _cluster(cluster: ClusterWide) -> Iterator[Step]:
+    options = cluster.options
     yield Step(
         "namespaces",
         "Make the namespaces",
@@ -199,13 +228,21 @@ def _cluster(options: Options, facts: HostFacts) -> Iterator[Step]:
         "leave them, for what is in them",
         ApplyObjects(tuple(namespaces(options)), keeps=True),
     )
+    yield Step(
+        RECORD_STEP,
+        "Record in the cluster how it is installed",
+        "its servers know it, whichever of them leaves",
+        "delete the record",
+        KeepRecord(as_object(cluster.record), cluster.before),
+    )
     archive = f"{options.airgap}/{CHART}" if options.airgap else ""
+    taken_over = f", with {cluster.boots.address} for that of {cluster.gone}, which is gone" if cluster.gone else ""
     yield Step(
         "tinkerbell",
-        f"Install Tinkerbell {options.tinkerbell_version}",
+        f"Install Tinkerbell {options.tinkerbell_version}{taken_over}",
         "k3s has its chart, and keeps it installed",
         "uninstall it; its objects for machines stay with the data",
-        ApplyChart(helm_chart(options, facts.address), archive),
+        ApplyChart(helm_chart(options, cluster.boots.address), archive),
     )
     yield Step(
         "secrets",

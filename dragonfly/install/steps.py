@@ -81,6 +81,14 @@ class ApplyObjects(msgspec.Struct, frozen=True, tag="objects"):
     """Whether they stay: namespaces that hold more than what is put there now."""
 
 
+class KeepRecord(msgspec.Struct, frozen=True, tag="record"):
+    """The cluster has this record of its installation."""
+
+    object: Object
+    before: str | None = None
+    """The text of the one that it may replace; None for whichever there is."""
+
+
 class ApplyChart(msgspec.Struct, frozen=True, tag="chart"):
     """A HelmChart is in the cluster, with the archive that `archive` names if it does."""
 
@@ -118,6 +126,14 @@ class FoundEtcd(msgspec.Struct, frozen=True, tag="own-etcd"):
     address: str
 
 
+class AwaitImage(msgspec.Struct, frozen=True, tag="image"):
+    """This host's node tells the cluster that it has an image."""
+
+    hostname: str
+    image: str
+    seconds: float = 300
+
+
 class AwaitReplicas(msgspec.Struct, frozen=True, tag="replicas"):
     """Every replica of the newest revision is ready."""
 
@@ -145,10 +161,12 @@ Action: TypeAlias = (
     | AwaitNode
     | ClaimAddresses
     | ApplyObjects
+    | KeepRecord
     | ApplyChart
     | MakeSecrets
     | GiveEtcd
     | FoundEtcd
+    | AwaitImage
     | AwaitReplicas
     | SelfTest
 )

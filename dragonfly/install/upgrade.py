@@ -2,7 +2,9 @@
 
 Replicas are replaced one by one, each after its successor is ready, so the swarm serves all the while, by the former
 version alone if the new one never gets ready. What is put back is all that the new version changes in the cluster's own
-objects: the Deployment, and rights, Service and policies with it. It is on the disk before anything is changed.
+objects: the Deployment, and rights, Service and policies with it, and the record of the installation. It is on the
+disk before anything is changed, with what the upgrade makes of the record: so one that was killed is gone on with by
+saying `upgrade`, and nothing else.
 """
 
 import contextlib
@@ -14,7 +16,8 @@ import msgspec
 from dragonfly.install import secret
 from dragonfly.install.execution import Event, Hands, StepFailed, Stopped, Tell, install
 from dragonfly.install.journal import Journal
-from dragonfly.install.steps import ApplyObjects, AwaitReplicas, Gone, Plan, SelfTest, names_of
+from dragonfly.install.recorded import RECORD, as_object, gone_back, text_of
+from dragonfly.install.steps import Action, ApplyObjects, AwaitReplicas, Gone, KeepRecord, Plan, SelfTest, names_of
 from dragonfly.kube.resources import Object
 from dragonfly.settings import Address, Settings
 from dragonfly.store import keys, schema
@@ -40,28 +43,49 @@ class Workload(Protocol):
         """
 
 
+class Underway(msgspec.Struct, frozen=True):
+    """An upgrade that has begun on this host and not ended."""
+
+    former: list[Object] = []
+    """What it changes in the cluster, as that was before; none if it has changed this host alone."""
+    before: str = ""
+    """The cluster's record of its installation when it was said last; empty if there was none."""
+    target: str = ""
+    """What it makes of the record; empty if an older Dragonfly began it."""
+
+    def is_current(self, text: str) -> bool:
+        """Whether it is to be gone on with where the record is this: nobody has changed that since."""
+        return not self.target or text in {self.before, self.target}
+
+
 class WentBack(Exception):
     """The new version did not get ready, and the former one serves again; the message says what was wrong."""
 
 
-def upgrade(plan: Plan, hands: Hands, workload: Workload, journal: Journal, tell: Tell) -> str:
-    """Carry out the new plan, and return the swarm's address.
+def upgrade(  # noqa: PLR0917 - one call
+    plan: Plan, hands: Hands, workload: Workload, journal: Journal, tell: Tell, before: str = "", target: str = ""
+) -> str:
+    """Carry out the new plan, and return the swarm's address, if the plan goes so far.
+
+    Args:
+        before: the cluster's record of its installation.
+        target: what the upgrade makes of it, in the end if not with this plan.
 
     Raises:
         WentBack: the replicas of the new version did not become ready.
         Stopped: another step failed; what stands is told.
         StepFailed: the way back failed as well.
     """
-    former = _kept(plan, journal, workload)
+    former = _kept(plan, journal, workload, before, target)
     try:
         address = install(plan, hands, journal, tell)
     except Stopped as stopped:
         if not former or not isinstance(stopped.step.action, AwaitReplicas | SelfTest):
             raise
-        _go_back(former, _added(plan, former), workload, tell)
-        _forget(journal)
+        _go_back([_put_back(obj, target) for obj in former], _added(plan, former), workload, tell)
+        abandon(journal)
         raise WentBack(str(stopped)) from stopped
-    _forget(journal)
+    abandon(journal)
     return address
 
 
@@ -93,32 +117,57 @@ def _nothing_set() -> Settings:
     return Settings(advertise=Address("127.0.0.1", 3000), replica="upgrade")
 
 
-def _kept(plan: Plan, journal: Journal, workload: Workload) -> list[Object]:
+def underway(journal: Journal) -> Underway | None:
+    """Return the upgrade that has begun and not ended; None if there is none."""
+    if not journal.former.exists():
+        return None
+    # An older Dragonfly kept the objects alone.
+    found = msgspec.json.decode(journal.former.read_bytes(), type=Underway | list[Object])
+    return found if isinstance(found, Underway) else Underway(found)
+
+
+def abandon(journal: Journal) -> None:
+    """Forget an upgrade that has begun: there is nothing to go back to any more."""
+    journal.former.unlink(missing_ok=True)
+
+
+def _kept(plan: Plan, journal: Journal, workload: Workload, before: str, target: str) -> list[Object]:
     """Return what the objects were before the upgrade, also before one that a crash ended."""
-    file = journal.former
-    if not file.exists():
-        new = file.with_suffix(".new")
-        new.write_bytes(msgspec.json.encode(workload.found(_changed(plan))))
-        new.replace(file)
-    former: list[Object] = msgspec.json.decode(file.read_bytes())
+    known, changed = underway(journal), _changed(plan)
+    former = known.former if known else []
+    if changed and not former:
+        former = workload.found(changed)
+    new = journal.former.with_suffix(".new")
+    new.write_bytes(msgspec.json.encode(Underway(former, before, target)))
+    new.replace(journal.former)
     return former
 
 
 def _changed(plan: Plan) -> list[Gone]:
     """Return the names of the objects that a plan applies, those that come first last."""
-    actions = [step.action for step in plan.steps]
-    return [
-        name
-        for action in reversed(actions)
-        if isinstance(action, ApplyObjects) and not action.keeps
-        for name in names_of(action.objects)
-    ]
+    return [name for step in reversed(plan.steps) for name in names_of(_applied(step.action))]
+
+
+def _applied(action: Action) -> tuple[Object, ...]:
+    match action:
+        case ApplyObjects(objects, keeps=False):
+            return objects
+        case KeepRecord(record):
+            return (record,)
+    return ()
 
 
 def _added(plan: Plan, former: list[Object]) -> list[Gone]:
     """Return the names of those that were not there before."""
     known = set(names_of(tuple(former)))
     return [name for name in _changed(plan) if name not in known]
+
+
+def _put_back(obj: Object, tried: str) -> Object:
+    """Return what an object becomes again. Tinkerbell stays, and so does what the record says of it."""
+    if obj["kind"] != RECORD.resource.kind or not tried:
+        return obj
+    return {**obj, "data": as_object(gone_back(text_of(obj), tried))["data"]}
 
 
 def _go_back(former: list[Object], added: list[Gone], workload: Workload, tell: Tell) -> None:
@@ -129,10 +178,6 @@ def _go_back(former: list[Object], added: list[Gone], workload: Workload, tell: 
         tell(Event("step", "go-back", str(error), "failed"))
         raise
     tell(Event("step", "go-back", "the former replicas serve", "done"))
-
-
-def _forget(journal: Journal) -> None:
-    journal.former.unlink(missing_ok=True)
 
 
 def restored(obj: Object) -> Object:

@@ -77,6 +77,7 @@ NODE: Final = Resource("", "v1", "nodes", "Node", namespaced=False)
 POD: Final = Resource("", "v1", "pods", "Pod")
 SERVICE: Final = Resource("", "v1", "services", "Service")
 SERVICE_ACCOUNT: Final = Resource("", "v1", "serviceaccounts", "ServiceAccount")
+CONFIG_MAP: Final = Resource("", "v1", "configmaps", "ConfigMap")
 DAEMON_SET: Final = Resource("apps", "v1", "daemonsets", "DaemonSet")
 DISRUPTION_BUDGET: Final = Resource("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget")
 NETWORK_POLICY: Final = Resource("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy")
@@ -105,6 +106,7 @@ KNOWN: Final = (
     NODE,
     SERVICE,
     SERVICE_ACCOUNT,
+    CONFIG_MAP,
     DAEMON_SET,
     DISRUPTION_BUDGET,
     NETWORK_POLICY,

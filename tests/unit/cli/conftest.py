@@ -14,6 +14,9 @@ import pytest
 
 from dragonfly.cli.main import run
 from dragonfly.model.provision import TERMINAL
+from tests.unit.cli.installer import here
+
+__all__ = ["here"]
 
 TOKEN = "df_test"
 

@@ -2,114 +2,31 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
-from dragonfly.cli import install as cli_install
 from dragonfly.cli import uninstall as cli_uninstall
 from dragonfly.cli import upgrade as cli_upgrade
 from dragonfly.cli.errors import CliError, Exit
 from dragonfly.cli.main import run
 from dragonfly.install import host_survey
 from dragonfly.install.carriers import Carriers
-from dragonfly.install.execution import StepFailed
 from dragonfly.install.host_facts import HostFacts
 from dragonfly.install.journal import Journal
 from dragonfly.install.options import Options
 from dragonfly.install.steps import (
-    Action,
-    ApplyObjects,
     DeleteObjects,
     GiveEtcd,
     LeaveCluster,
-    MakeDirectory,
     RemoveTree,
     SelfTest,
-    StartService,
     StopService,
-    Undo,
-    names_of,
 )
-
-GOOD = HostFacts(address="10.0.0.1", network="10.0.0.0/24", interface="eth0")
-IMAGE = ("--image", "x/y:1")
-
-
-class NoHands:
-    """Hands that only say what they were told to do."""
-
-    def __init__(self) -> None:
-        self.done: list[Action] = []
-        self.undone: list[Undo] = []
-        self.fails_at: type | None = None
-        self.secrets = self
-        self.carried_by = Carriers("host-1")
-        self.lacking: tuple[str, ...] = ()
-
-    def carriers(self) -> Carriers:
-        return self.carried_by
-
-    def admin_token(self) -> str:
-        return "df_secret"
-
-    def etcd_access(self) -> dict[str, Any]:
-        return {}
-
-    def found(self, names: object) -> list[Any]:
-        return []
-
-    def others_without(self, image: str) -> tuple[str, ...]:
-        assert image == "dragonfly:0.1.0"
-        return self.lacking
-
-    def is_done(self, action: Action, proof: str) -> bool:
-        return action in self.done
-
-    def undo_of(self, step: str, action: Action) -> tuple[Undo, ...]:
-        match action:
-            case MakeDirectory(path, is_data=is_data):
-                return (RemoveTree(path, is_data),)
-            case StartService(unit):
-                return (StopService(unit),)
-            case ApplyObjects(objects):
-                return (DeleteObjects(names_of(objects)),)
-        return ()
-
-    def carry_out(self, action: Action, say: Callable[[str], None]) -> str:
-        if self.fails_at and isinstance(action, self.fails_at):
-            raise StepFailed("the load balancer has no address yet", "Look at kube-vip.")
-        self.done.append(action)
-        return "http://10.0.0.50:3000" if isinstance(action, SelfTest) else ""
-
-    def take_back(self, undo: Undo) -> str:
-        self.undone.append(undo)
-        return ""
-
-
-class Here:
-    def __init__(self, directory: Path) -> None:
-        self.facts = GOOD
-        self.hands = NoHands()
-        self.journal = Journal(directory / "dragonfly" / "install")
-
-
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Here:
-    here = Here(tmp_path)
-    monkeypatch.setattr("os.fsync", lambda descriptor: None)
-    monkeypatch.setattr("os.geteuid", lambda: 0)
-    for module in (cli_install, cli_uninstall):
-        monkeypatch.setattr(module, "JOURNAL", here.journal.directory)
-        monkeypatch.setattr(module, "installed_hands", lambda journal: here.hands)
-    monkeypatch.setattr(host_survey, "survey", lambda options, journal, **_: here.facts)
-    monkeypatch.setattr(cli_install, "open_page", lambda *_, **__: contextlib.nullcontext())
-    return here
+from tests.unit.cli.installer import GOOD, IMAGE, Here
 
 
 def test_a_host_that_lacks_something_is_left_alone(here: Here, capsys: pytest.CaptureFixture[str]) -> None:
@@ -192,11 +109,8 @@ def test_events_are_an_object_a_line(here: Here, capsys: pytest.CaptureFixture[s
     assert events[-1]["token"] == "df_secret"
 
 
-def test_a_program_gets_the_plan_before_anything_changes(
-    here: Here, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_program_gets_the_plan_before_anything_changes(here: Here, capsys: pytest.CaptureFixture[str]) -> None:
     """Of each of the three, also without --yes, where nothing changes at all."""
-    upgradable(here, monkeypatch)
 
     def plan(*command: str, code: Exit) -> list[dict[str, Any]]:
         assert run([*command, "-o", "json"]) == code
@@ -227,7 +141,6 @@ def test_a_program_gets_the_plan_before_anything_changes(
 def test_people_see_what_is_to_be_done_before_they_are_asked(
     here: Here, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    upgradable(here, monkeypatch)
     run(["install", *IMAGE, "--yes"])
     capsys.readouterr()
 
@@ -249,33 +162,6 @@ def test_people_see_what_is_to_be_done_before_they_are_asked(
     assert "data: /var/lib/rancher stays" in leaving
     assert "data: remove /var/lib/rancher" in deleting
     assert not here.hands.undone
-
-
-def upgradable(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli_upgrade, "JOURNAL", here.journal.directory)
-    monkeypatch.setattr(cli_upgrade, "installed_hands", lambda journal: here.hands)
-    monkeypatch.setattr(cli_upgrade, "check_schema", lambda secret: None)
-
-
-def test_replicas_are_not_upgraded_while_another_host_lacks_their_image(
-    here: Here, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    archive = tmp_path / "image.tar"
-    archive.write_bytes(b"")
-    brought = ("--image-archive", str(archive), "--yes")
-    assert run(["install", *brought]) == Exit.OK
-    upgradable(here, monkeypatch)
-    done = len(here.hands.done)
-    here.hands.lacking = ("host-2", "host-3")
-
-    assert run(["upgrade", *brought]) == Exit.REFUSED
-
-    err = capsys.readouterr().err
-    assert "the image dragonfly:0.1.0 is not yet on host-2, host-3; nothing was changed" in err
-    assert "Say there first: dragonfly upgrade --image-archive FILE" in err
-    assert len(here.hands.done) == done
-    here.hands.lacking = ()
-    assert run(["upgrade", *brought]) == Exit.OK
 
 
 def test_a_step_that_fails_says_what_stands_and_how_to_go_on(here: Here, capsys: pytest.CaptureFixture[str]) -> None:
@@ -325,9 +211,8 @@ def test_whose_etcd_it_is_the_cluster_says_to_who_joins(here: Here, tmp_path: Pa
 
 @pytest.mark.parametrize("command", [("install",), ("uninstall", "--yes"), ("upgrade", "--yes")])
 def test_a_damaged_journal_ends_each_command_with_its_place(
-    here: Here, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+    here: Here, capsys: pytest.CaptureFixture[str], command: tuple[str, ...]
 ) -> None:
-    monkeypatch.setattr(cli_upgrade, "JOURNAL", here.journal.directory)
     run(["install", *IMAGE, "--yes"])
     file = here.journal.directory / "journal"
     file.write_bytes(b"{}\n" + file.read_bytes())
@@ -409,67 +294,3 @@ def test_uninstalling_asks_too(here: Here, capsys: pytest.CaptureFixture[str]) -
 
     assert run(["uninstall"]) == Exit.USAGE
     assert not here.hands.undone
-
-
-def test_only_what_is_installed_is_upgraded(
-    here: Here, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cli_upgrade, "JOURNAL", here.journal.directory)
-
-    assert run(["upgrade", "--image", "x/y:2", "--yes"]) == Exit.NOT_FOUND
-
-    assert "See: dragonfly install" in capsys.readouterr().err
-
-
-def test_a_half_finished_installation_is_not_upgraded_and_neither_is_one_that_was_taken_off(
-    here: Here, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cli_upgrade, "JOURNAL", here.journal.directory)
-    here.hands.fails_at = SelfTest
-    run(["install", *IMAGE, "--yes"])
-    capsys.readouterr()
-
-    assert run(["upgrade", "--image", "x/y:2", "--yes"]) == Exit.NOT_FOUND
-
-    err = capsys.readouterr().err
-    assert "an installation has begun and stopped at step self-test; there is nothing to upgrade yet" in err
-    assert "Go on with it: dragonfly install. Or take it back: dragonfly uninstall." in err
-    here.hands.fails_at = None
-    run(["install", "--yes"])
-    run(["uninstall", "--yes"])
-    assert run(["upgrade", "--image", "x/y:2", "--yes"]) == Exit.NOT_FOUND
-    assert "its data is still here; there is nothing to upgrade yet" in capsys.readouterr().err
-
-
-def test_a_layout_that_is_not_known_is_refused_before_anything_changes(
-    here: Here, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run(["install", *IMAGE, "--yes"])
-    here.hands.done.clear()
-
-    def unknown(secret: object) -> None:
-        raise StepFailed("etcd holds layout version 9, and this Dragonfly knows 1", "Use a newer one.")
-
-    monkeypatch.setattr(cli_upgrade, "JOURNAL", here.journal.directory)
-    monkeypatch.setattr(cli_upgrade, "installed_hands", lambda journal: here.hands)
-    monkeypatch.setattr(cli_upgrade, "check_schema", unknown)
-
-    assert run(["upgrade", "--image", "x/y:2", "--yes"]) == Exit.REFUSED
-
-    assert "etcd holds layout version 9" in capsys.readouterr().err
-    assert not here.hands.done
-    assert here.journal.options() == Options(image="x/y:1")
-
-
-def test_an_upgrade_keeps_the_other_options(
-    here: Here, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run(["install", *IMAGE, "--site", "fra1", "--yes"])
-    monkeypatch.setattr(cli_upgrade, "JOURNAL", here.journal.directory)
-    monkeypatch.setattr(cli_upgrade, "installed_hands", lambda journal: here.hands)
-    monkeypatch.setattr(cli_upgrade, "check_schema", lambda secret: None)
-
-    assert run(["upgrade", "--image", "x/y:2", "--yes"]) == Exit.OK
-
-    assert here.journal.options() == Options(image="x/y:2", site="fra1")
-    assert capsys.readouterr().out.endswith("\nDragonfly answers at http://10.0.0.50:3000\n")

@@ -9,11 +9,14 @@ import yaml
 from dragonfly.install.host_facts import HostFacts
 from dragonfly.install.k3s import POD_NETWORK
 from dragonfly.install.options import EtcdMode, ExternalEtcd, Options
-from dragonfly.install.plan import plan
+from dragonfly.install.plan import own_part, plan
+from dragonfly.install.recorded import ClusterWide, Record, Seen, Server, as_object, cluster_wide, parsed, written
 from dragonfly.install.steps import (
     ApplyChart,
     ApplyObjects,
+    AwaitImage,
     Download,
+    KeepRecord,
     MakeDirectory,
     Plan,
     StartService,
@@ -33,6 +36,7 @@ FIRST = [
     "k3s",
     "node",
     "namespaces",
+    "record",
     "tinkerbell",
     "secrets",
     "manifests",
@@ -100,6 +104,51 @@ def test_a_host_that_joins_tells_the_replicas_of_its_member_and_waits_until_they
     (start,) = [step.action for step in made.steps if isinstance(step.action, StartService)]
     assert start.leaves == FACTS.hostname
     assert "cluster-init" not in said
+
+
+def test_the_cluster_keeps_what_its_founder_was_told() -> None:
+    action = step(plan(Options(floating_ip="10.0.0.50", site="fra1"), FACTS), "record").action
+
+    kept = Record(host="node-1", address="10.0.0.1", etcd="shared", floating_ip="10.0.0.50", site="fra1")
+    assert action == KeepRecord(as_object(written(kept)))
+
+
+def test_a_host_that_joined_carries_out_the_clusters_steps_if_it_is_told_what_they_are() -> None:
+    joined = Options(join="10.0.0.1", token_file="/token", etcd="")
+    record = Record(host="node-0", address="10.0.0.9", etcd="shared", image="x/y:2", floating_ip="10.0.0.50")
+    recorded = Options(etcd="shared", image="x/y:2", floating_ip="10.0.0.50")
+    seen = Seen(written(record), ("node-0", "node-1"))
+
+    made = plan(joined, FACTS, cluster=cluster_wide(recorded, Server("node-1", "10.0.0.1"), seen))
+
+    assert names(made)[names(made).index("node") :] == FIRST[FIRST.index("node") :]
+    assert objects(made)["Service", "dragonfly"]["spec"]["loadBalancerIP"] == "10.0.0.50"
+    assert values(made)["publicIP"] == "10.0.0.9"
+    assert step(made, "tinkerbell").title == "Install Tinkerbell v0.25.0"
+    keep = step(made, "record").action
+    assert isinstance(keep, KeepRecord)
+    assert keep.before == written(record)
+    assert "tls-san" not in config(made), "its own k3s stays as it is"
+
+
+def test_who_takes_tinkerbell_over_tells_so() -> None:
+    cluster = ClusterWide(Options(image="x/y:2"), Server("node-1", "10.0.0.1"), gone="node-0")
+
+    made = plan(Options(join="10.0.0.9", token_file="/token"), FACTS, cluster=cluster)
+
+    title = "Install Tinkerbell v0.25.0, with 10.0.0.1 for that of node-0, which is gone"
+    assert step(made, "tinkerbell").title == title
+    assert values(made)["publicIP"] == "10.0.0.1"
+    assert parsed(cluster.record).host == "node-1"
+
+
+@pytest.mark.parametrize("options", [Options(image="x/y:2"), Options(join="10.0.0.9", token_file="/token")])
+def test_the_own_part_of_an_upgrade_changes_nothing_in_the_cluster(options: Options) -> None:
+    made = own_part(msgspec.structs.replace(options, image_archive="/new.tar"), FACTS, "x/y:2")
+
+    assert names(made)[-3:] == ["node", "import-new.tar", "told"]
+    assert made.steps[-1].action == AwaitImage("node-1", "x/y:2")
+    assert not {"record", "manifests", "etcd", "replicas"} & set(names(made))
 
 
 @pytest.mark.parametrize(

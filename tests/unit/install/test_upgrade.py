@@ -6,13 +6,26 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from dragonfly.install.cluster import pods_trouble, rollout_problem
 from dragonfly.install.execution import Event, StepFailed, Stopped
 from dragonfly.install.journal import Journal
-from dragonfly.install.steps import Action, ApplyObjects, AwaitReplicas, Gone, Plan, Step, Undo, names_of
-from dragonfly.install.upgrade import WentBack, restored, upgrade
+from dragonfly.install.recorded import Record, as_object, gone_back, text_of, written
+from dragonfly.install.steps import (
+    Action,
+    ApplyObjects,
+    AwaitNode,
+    AwaitReplicas,
+    Gone,
+    KeepRecord,
+    Plan,
+    Step,
+    Undo,
+    names_of,
+)
+from dragonfly.install.upgrade import Underway, WentBack, abandon, restored, underway, upgrade
 
 Objects = dict[str, Any]
 
@@ -55,7 +68,9 @@ class Cluster:
         if isinstance(action, self.fails_at):
             raise StepFailed("2 of 3 replicas are ready")
         if isinstance(action, ApplyObjects):
-            self.now = NEW
+            self.now = [*NEW, *(obj for obj in self.now if obj["kind"] == "ConfigMap")]
+        if isinstance(action, KeepRecord):
+            self.now = [*(obj for obj in self.now if obj["kind"] != "ConfigMap"), action.object]
         return ""
 
     def take_back(self, undo: Undo) -> str:
@@ -119,6 +134,61 @@ def test_what_the_former_was_survives_a_crash_in_between(cluster: Cluster, journ
         upgraded(cluster, journal)
 
     assert cluster.now == FORMER
+
+
+def test_an_upgrade_that_was_killed_knows_what_it_was_to_become(cluster: Cluster, journal: Journal) -> None:
+    cluster.fails_at = (ApplyObjects,)
+    with pytest.raises(Stopped):
+        upgrade(PLAN, cluster, cluster, journal, lambda _: None, "v1", "v2")
+
+    begun = underway(journal)
+
+    assert begun is not None
+    assert (begun.before, begun.target) == ("v1", "v2")
+    assert (begun.is_current("v1"), begun.is_current("v2"), begun.is_current("another's")) == (True, True, False)
+    abandon(journal)
+    assert underway(journal) is None
+
+
+def test_what_a_host_did_for_itself_is_nothing_to_go_back_to(cluster: Cluster, journal: Journal) -> None:
+    """The cluster's part comes with a later call, and what that goes back to is what there was before it."""
+    own = Plan((Step("node", "Wait", "ready", "", AwaitNode("host-1")),))
+    cluster.fails_at = (AwaitNode,)
+    with pytest.raises(Stopped):
+        upgrade(own, cluster, cluster, journal, lambda _: None, "v1", "v2")
+    assert underway(journal) == Underway([], "v1", "v2")
+    cluster.fails_at = (AwaitReplicas,)
+
+    with pytest.raises(WentBack):
+        upgraded(cluster, journal)
+
+    assert cluster.now == FORMER
+
+
+def test_what_an_older_version_kept_is_gone_back_to_as_well(cluster: Cluster, journal: Journal) -> None:
+    journal.former.write_bytes(msgspec.json.encode(list(reversed(FORMER))))
+    cluster.now = NEW
+    cluster.fails_at = (AwaitReplicas,)
+
+    with pytest.raises(WentBack):
+        upgraded(cluster, journal)
+
+    assert cluster.now == FORMER
+
+
+def test_the_record_goes_back_with_the_replicas(cluster: Cluster, journal: Journal) -> None:
+    former = written(Record(host="host-1", address="10.0.0.1", etcd="shared", image="v1"))
+    tried = written(Record(host="host-2", address="10.0.0.2", etcd="shared", image="v2"))
+    cluster.now = [as_object(former), *FORMER]
+    cluster.fails_at = (AwaitReplicas,)
+    first = Step("record", "Record it", "recorded", "", KeepRecord(as_object(tried), former))
+
+    with pytest.raises(WentBack):
+        upgrade(Plan((first, *PLAN.steps)), cluster, cluster, journal, lambda _: None, former, tried)
+
+    (record,) = [obj for obj in cluster.now if obj["kind"] == "ConfigMap"]
+    assert text_of(record) == gone_back(former, tried)
+    assert [obj for obj in cluster.now if obj is not record] == FORMER
 
 
 def test_a_step_before_them_is_no_reason_to_go_back(cluster: Cluster, journal: Journal) -> None:

@@ -1,0 +1,261 @@
+"""`upgrade` as people and programs meet it; hosts and hands are values here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from dragonfly.cli import upgrade as cli_upgrade
+from dragonfly.cli.errors import Exit
+from dragonfly.cli.main import run
+from dragonfly.install.execution import StepFailed
+from dragonfly.install.options import Options
+from dragonfly.install.recorded import Record, parsed, written
+from dragonfly.install.steps import (
+    ApplyChart,
+    ApplyObjects,
+    AwaitImage,
+    GiveEtcd,
+    ImportImages,
+    KeepRecord,
+    SelfTest,
+)
+from tests.unit.cli.installer import IMAGE, Here
+
+
+def told(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> str:
+    file = tmp_path / "image.tar"
+    file.write_bytes(b"")
+    return str(file)
+
+
+FOUNDED = Record(host="host-0", address="10.0.0.9", etcd="shared", image="x/y:1", floating_ip="10.0.0.50", site="fra1")
+
+
+def joined(here: Here, tmp_path: Path) -> None:
+    """Make the host one that has joined the cluster of another, which is there still."""
+    here.hands.kept, here.hands.nodes = written(FOUNDED), ("host-0", "node-1")
+    joining = ("--image-archive", str(tmp_path / "old.tar"), "--join", "10.0.0.9", "--token-file", str(tmp_path))
+    assert run(["install", *joining, "--yes"]) == Exit.OK
+    here.hands.done.clear()
+
+
+def test_replicas_are_not_upgraded_while_another_host_lacks_their_image(
+    here: Here, archive: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The host does its own part, and says where to go on; a script that says it on each host ends well."""
+    assert run(["install", "--image", "x/y:1", "--yes"]) == Exit.OK
+    here.hands.done.clear()
+    here.hands.lacking = ("host-2", "host-3")
+    brought = ("--image", "x/y:2", "--image-archive", archive, "--yes")
+
+    assert run(["upgrade", *brought]) == Exit.OK
+
+    out = capsys.readouterr().out
+    assert "The image x/y:2 is not yet on host-2, host-3, so this is for this host alone:" in out
+    assert "This host has the image x/y:2; no replica was replaced yet." in out
+    assert "Say the same next on host-2, host-3. The last one replaces the replicas." in out
+    assert [type(action) for action in here.hands.done[-2:]] == [ImportImages, AwaitImage]
+    assert not [one for one in here.hands.done if isinstance(one, ApplyObjects | ApplyChart | KeepRecord | GiveEtcd)]
+    assert here.journal.options() == Options(image="x/y:1", image_archive=archive), "others have no such image yet"
+    assert not here.journal.former.exists()
+    assert run(["upgrade", *brought, "-o", "json"]) == Exit.OK
+    assert told(capsys)[-1] == {"event": "prepared", "image": "x/y:2", "lacking": ["host-2", "host-3"]}
+    here.hands.lacking = ()
+    assert run(["upgrade", *brought, "-o", "json"]) == Exit.OK
+    assert told(capsys)[-1] == {"event": "upgraded", "address": "http://10.0.0.50:3000"}
+    assert here.journal.options() == Options(image="x/y:2", image_archive=archive)
+    assert parsed(here.hands.kept).image == "x/y:2"
+
+
+def test_what_is_pulled_needs_no_other_hosts_word(here: Here, archive: str) -> None:
+    assert run(["install", "--image-archive", archive, "--yes"]) == Exit.OK
+    here.hands.lacking = ("host-2",)
+
+    assert run(["upgrade", "--image", "x/y:2", "--yes"]) == Exit.OK
+
+    assert parsed(here.hands.kept).image == "x/y:2"
+
+
+def test_a_host_that_joined_upgrades_the_swarm_as_the_cluster_has_it(
+    here: Here, tmp_path: Path, archive: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "old.tar").write_bytes(b"")
+    joined(here, tmp_path)
+
+    assert run(["upgrade", "--image", "x/y:2", "--image-archive", archive, "--yes", "-o", "json"]) == Exit.OK
+
+    assert told(capsys)[-1]["event"] == "upgraded"
+    assert parsed(here.hands.kept) == msgspec.structs.replace(FOUNDED, image="x/y:2")
+    applied = [obj for one in here.hands.done if isinstance(one, ApplyObjects) for obj in one.objects]
+    (service,) = [obj for obj in applied if obj["kind"] == "Service"]
+    assert service["spec"]["loadBalancerIP"] == "10.0.0.50"
+    (chart,) = [one.object for one in here.hands.done if isinstance(one, ApplyChart)]
+    assert "publicIP: 10.0.0.9" in chart["spec"]["valuesContent"]
+    options = here.journal.options()
+    assert options is not None
+    assert (options.image, options.floating_ip, options.site) == ("x/y:2", "", ""), "what is the cluster's is there"
+    here.hands.done.clear()
+    assert run(["install", "--yes"]) == Exit.OK
+    assert not [one for one in here.hands.done if isinstance(one, ApplyObjects | ApplyChart | KeepRecord)]
+
+
+def test_who_upgrades_takes_tinkerbell_over_from_a_host_that_is_gone(
+    here: Here, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "old.tar").write_bytes(b"")
+    joined(here, tmp_path)
+    here.hands.nodes = ("node-1", "node-2")
+
+    assert run(["upgrade", "--yes"]) == Exit.OK
+
+    assert "with 10.0.0.1 for that of host-0, which is gone" in capsys.readouterr().out
+    assert parsed(here.hands.kept) == msgspec.structs.replace(FOUNDED, host="node-1", address="10.0.0.1")
+
+
+def test_without_a_record_only_the_founder_knows_what_is_installed(
+    here: Here, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "old.tar").write_bytes(b"")
+    joined(here, tmp_path)
+    here.hands.kept = ""
+
+    assert run(["upgrade", "--image", "x/y:2", "--yes"]) == Exit.REFUSED
+
+    err = capsys.readouterr().err
+    assert "keeps no record of its installation (ConfigMap dragonfly/dragonfly-installation)" in err
+    assert "Say it on the server that founded the cluster" in err
+    given = err.partition("--from-literal=installation='")[2].partition("'")[0]
+    assert not here.hands.done
+    here.hands.kept = given
+    assert run(["upgrade", "--image", "x/y:2", "--yes"]) == Exit.OK
+
+
+def test_a_record_of_a_newer_version_is_left_alone(here: Here, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["install", *IMAGE, "--yes"]) == Exit.OK
+    here.hands.done.clear()
+    here.hands.kept = '{"version":2}'
+
+    assert run(["upgrade", "--image", "x/y:2", "--yes"]) == run(["install", "--yes"]) == Exit.REFUSED
+
+    assert "has version 2, and this Dragonfly knows 1: a newer one wrote it" in capsys.readouterr().err
+    assert not here.hands.done
+
+
+def test_an_upgrade_that_stopped_is_gone_on_with_by_saying_upgrade(
+    here: Here, tmp_path: Path, archive: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was said the first time is what it becomes, also where it stopped before the cluster heard of it."""
+    (tmp_path / "old.tar").write_bytes(b"")
+    joined(here, tmp_path)
+    here.hands.fails_at = ImportImages
+    brought = ("--image", "x/y:2", "--image-archive", archive, "--tinkerbell-version", "v0.26.0", "--yes")
+    assert run(["upgrade", *brought]) == Exit.FAILED
+    assert "To go on from there: dragonfly upgrade" in capsys.readouterr().err
+    assert parsed(here.hands.kept) == FOUNDED
+    here.hands.fails_at = None
+
+    assert run(["upgrade", "--yes"]) == Exit.OK
+
+    assert parsed(here.hands.kept) == msgspec.structs.replace(FOUNDED, image="x/y:2", tinkerbell_version="v0.26.0")
+    assert not here.journal.former.exists()
+
+
+def test_an_upgrade_that_stopped_gives_way_to_one_that_another_server_has_made_since(
+    here: Here, tmp_path: Path, archive: str
+) -> None:
+    (tmp_path / "old.tar").write_bytes(b"")
+    joined(here, tmp_path)
+    here.hands.fails_at = ImportImages
+    assert run(["upgrade", "--image", "x/y:2", "--image-archive", archive, "--yes"]) == Exit.FAILED
+    here.hands.fails_at = None
+    anothers = msgspec.structs.replace(FOUNDED, image="x/y:3")
+    here.hands.kept = written(anothers)
+
+    assert run(["upgrade", "--image", "x/y:3", "--yes"]) == Exit.OK
+
+    assert parsed(here.hands.kept) == anothers
+
+
+def test_the_founder_takes_up_what_another_server_made_of_the_cluster(here: Here) -> None:
+    assert run(["install", *IMAGE, "--yes"]) == Exit.OK
+    newer = msgspec.structs.replace(parsed(here.hands.kept), image="x/y:2")
+    here.hands.kept = written(newer)
+
+    assert run(["install", "--yes"]) == Exit.OK
+
+    assert parsed(here.hands.kept) == newer
+    assert here.journal.options() == Options(image="x/y:2")
+
+
+def test_a_founder_whose_cluster_does_not_answer_replaces_only_the_record_that_it_knows(here: Here) -> None:
+    assert run(["install", *IMAGE, "--yes"]) == Exit.OK
+    last = here.hands.kept
+    here.hands.done.clear()
+    here.hands.answers = False
+
+    assert run(["install", "--site", "fra1", *IMAGE, "--yes"]) == Exit.OK
+
+    assert [one.before for one in here.hands.done if isinstance(one, KeepRecord)] == [last]
+
+
+def test_only_what_is_installed_is_upgraded(here: Here, capsys: pytest.CaptureFixture[str]) -> None:
+
+    assert run(["upgrade", "--image", "x/y:2", "--yes"]) == Exit.NOT_FOUND
+
+    assert "See: dragonfly install" in capsys.readouterr().err
+
+
+def test_a_half_finished_installation_is_not_upgraded_and_neither_is_one_that_was_taken_off(
+    here: Here, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here.hands.fails_at = SelfTest
+    run(["install", *IMAGE, "--yes"])
+    capsys.readouterr()
+
+    assert run(["upgrade", "--image", "x/y:2", "--yes"]) == Exit.NOT_FOUND
+
+    err = capsys.readouterr().err
+    assert "an installation has begun and stopped at step self-test; there is nothing to upgrade yet" in err
+    assert "Go on with it: dragonfly install. Or take it back: dragonfly uninstall." in err
+    here.hands.fails_at = None
+    run(["install", "--yes"])
+    run(["uninstall", "--yes"])
+    assert run(["upgrade", "--image", "x/y:2", "--yes"]) == Exit.NOT_FOUND
+    assert "its data is still here; there is nothing to upgrade yet" in capsys.readouterr().err
+
+
+def test_a_layout_that_is_not_known_is_refused_before_anything_changes(
+    here: Here, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(["install", *IMAGE, "--yes"])
+    here.hands.done.clear()
+
+    def unknown(secret: object) -> None:
+        raise StepFailed("etcd holds layout version 9, and this Dragonfly knows 1", "Use a newer one.")
+
+    monkeypatch.setattr(cli_upgrade, "check_schema", unknown)
+
+    assert run(["upgrade", "--image", "x/y:2", "--yes"]) == Exit.REFUSED
+
+    assert "etcd holds layout version 9" in capsys.readouterr().err
+    assert not here.hands.done
+    assert here.journal.options() == Options(image="x/y:1")
+
+
+def test_an_upgrade_keeps_the_other_options(here: Here, capsys: pytest.CaptureFixture[str]) -> None:
+    run(["install", *IMAGE, "--site", "fra1", "--yes"])
+
+    assert run(["upgrade", "--image", "x/y:2", "--yes"]) == Exit.OK
+
+    assert here.journal.options() == Options(image="x/y:2", site="fra1")
+    assert capsys.readouterr().out.endswith("\nDragonfly answers at http://10.0.0.50:3000\n")

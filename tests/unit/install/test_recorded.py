@@ -1,0 +1,208 @@
+"""The record of an installation that the cluster keeps: whole, without what is one host's, and read with care."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from dragonfly.install.cluster import Say
+from dragonfly.install.execution import StepFailed
+from dragonfly.install.options import BadOptions, ExternalEtcd, Options
+from dragonfly.install.record_kept import keep, seen
+from dragonfly.install.recorded import (
+    RECORD,
+    ClusterWide,
+    Record,
+    Seen,
+    Server,
+    UnknownRecord,
+    as_object,
+    caught_up,
+    cluster_wide,
+    gone_back,
+    parsed,
+    record_of,
+    recorded_options,
+    text_of,
+    written,
+)
+from dragonfly.install.steps import KeepRecord
+from dragonfly.kube.resources import Ref
+
+HERE = Server("host-2", "10.0.0.2")
+FOUNDER = Server("host-1", "10.0.0.1")
+EXTERNAL = ExternalEtcd(
+    endpoints=("https://10.0.0.9:2379",), ca_file="/secrets/ca", username="dragonfly", password_file="/secrets/password"
+)
+FOUNDED = Options(
+    etcd="external",
+    external=EXTERNAL,
+    floating_ip="10.0.0.50",
+    tinkerbell_ip="10.0.0.51",
+    artifacts_ip="10.0.0.52",
+    airgap="/root/bundle",
+    image="x/y:1",
+    image_archive="/root/image.tar",
+    k3s_version="v1.2.3+k3s1",
+    tinkerbell_version="v0.24.0",
+    site="fra1",
+    dhcp=False,
+)
+JOINED = Options(etcd="", join="10.0.0.1", token_file="/root/token", airgap="/opt/bundle")
+
+
+def test_it_has_what_is_the_clusters_and_nothing_that_is_secret_or_one_hosts() -> None:
+    text = written(record_of(FOUNDED, FOUNDER))
+
+    assert json.loads(text) == {
+        "version": 1,
+        "host": "host-1",
+        "address": "10.0.0.1",
+        "etcd": "external",
+        "endpoints": ["https://10.0.0.9:2379"],
+        "floatingIp": "10.0.0.50",
+        "tinkerbellIp": "10.0.0.51",
+        "artifactsIp": "10.0.0.52",
+        "artifactsUrl": "",
+        "airgap": True,
+        "image": "x/y:1",
+        "site": "fra1",
+        "dhcp": False,
+        "tinkerbellVersion": "v0.24.0",
+    }
+    assert parsed(text) == record_of(FOUNDED, FOUNDER)
+    assert text_of(as_object(text)) == text
+    assert text_of(None) == text_of({"data": None}) == ""
+
+
+def test_a_host_that_joined_finds_in_it_what_the_founder_was_told() -> None:
+    found = recorded_options(JOINED, record_of(FOUNDED, FOUNDER))
+
+    assert record_of(found, FOUNDER) == record_of(FOUNDED, FOUNDER)
+    assert (found.join, found.token_file, found.airgap) == ("10.0.0.1", "/root/token", "/opt/bundle")
+    assert found.k3s_version == JOINED.k3s_version
+    assert found.external == ExternalEtcd(endpoints=EXTERNAL.endpoints, ca_file="", username="", password_file="")
+
+
+def test_the_founder_keeps_the_files_that_it_alone_knows() -> None:
+    record = Record(host="host-1", address="10.0.0.1", etcd="external", endpoints=("https://10.0.0.8:2379",))
+
+    found = recorded_options(FOUNDED, record).external
+
+    assert found is not None
+    assert found.endpoints == ("https://10.0.0.8:2379",)
+    assert (found.ca_file, found.password_file) == ("/secrets/ca", "/secrets/password")
+
+
+def test_where_nothing_comes_from_the_internet_a_bundle_is_needed() -> None:
+    record = record_of(FOUNDED, FOUNDER)
+
+    with pytest.raises(BadOptions, match="--airgap: nothing in this cluster comes from the internet"):
+        recorded_options(Options(join="10.0.0.1", token_file="/root/token"), record)
+    from_there = Record(host="host-1", address="10.0.0.1", etcd="shared")
+    assert recorded_options(JOINED, from_there).airgap == "", "a bundle of this host alone changes nothing for others"
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ('{"version":2,"host":{}}', "has version 2, and this Dragonfly knows 1: a newer one wrote it"),
+        ('{"version":1,"host":"host-1","address":"10.0.0.1","etcd":"mine"}', r"cannot be read: Invalid .*etcd"),
+        ('{"host":"host-1"}', "cannot be read: .*`version`"),
+        ('{"version":1,"etcd":"shared","address":"10.0.0.1"}', "cannot be read: .*`host`"),
+        ("{", "cannot be read"),
+    ],
+)
+def test_one_that_is_not_understood_is_not_guessed_at(text: str, why: str) -> None:
+    with pytest.raises(UnknownRecord, match=f"ConfigMap dragonfly/dragonfly-installation {why}"):
+        parsed(text)
+
+
+def test_fields_that_a_later_version_1_adds_are_passed_over() -> None:
+    text = '{"version":1,"host":"host-1","address":"10.0.0.1","etcd":"shared","more":7}'
+
+    assert parsed(text) == Record(host="host-1", address="10.0.0.1", etcd="shared")
+
+
+def test_tinkerbell_has_the_address_of_the_recorded_host_until_that_is_gone() -> None:
+    options = Options(image="x/y:1")
+    text = written(record_of(options, FOUNDER))
+
+    stays = cluster_wide(options, HERE, Seen(text, ("host-1", "host-2")))
+    moves = cluster_wide(options, HERE, Seen(text, ("host-2", "host-3")))
+    same = cluster_wide(options, Server("host-1", "10.0.0.7"), Seen(text, ("host-1",)))
+
+    assert stays == ClusterWide(options, FOUNDER, before=text)
+    assert stays.record == text
+    assert moves == ClusterWide(options, HERE, gone="host-1", before=text)
+    assert parsed(moves.record).address == "10.0.0.2"
+    assert same.boots == Server("host-1", "10.0.0.7"), "a host knows its own address best"
+    assert cluster_wide(options, HERE, Seen("")) == ClusterWide(options, HERE, before="")
+    assert cluster_wide(options, HERE, Seen(None)) == ClusterWide(options, HERE)
+
+
+def test_the_founder_said_again_takes_up_what_others_made_of_it() -> None:
+    own = Options(image="x/y:1", k3s_version="v1.2.3+k3s1")
+    last = written(record_of(own, FOUNDER))
+    newer = written(record_of(Options(image="x/y:2", site="fra1"), HERE))
+
+    assert caught_up(own, Seen(newer), last) == Options(image="x/y:2", site="fra1", k3s_version="v1.2.3+k3s1")
+    assert caught_up(own, Seen(last), last) == own
+    assert caught_up(own, Seen(newer), "").image == "x/y:2"
+    assert caught_up(own, Seen(newer), None) == own, "it has not come so far yet"
+    assert caught_up(own, Seen(None), last) == caught_up(own, Seen(""), last) == own
+
+
+def test_tinkerbell_stays_where_an_upgrade_that_went_back_has_taken_it() -> None:
+    former = Record(host="host-1", address="10.0.0.1", etcd="shared", image="x/y:1", tinkerbell_version="v0.24.0")
+    tried = Record(host="host-2", address="10.0.0.2", etcd="shared", image="x/y:2", tinkerbell_version="v0.25.0")
+
+    found = parsed(gone_back(written(former), written(tried)))
+
+    assert found == Record(host="host-2", address="10.0.0.2", etcd="shared", image="x/y:1")
+
+
+class Cluster:
+    """A cluster that keeps a record."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.version = "7"
+
+    def get(self, ref: Ref) -> dict[str, Any] | None:
+        assert ref == RECORD
+        if not self.text:
+            return None
+        obj = as_object(self.text)
+        return {**obj, "metadata": {**obj["metadata"], "resourceVersion": self.version}}
+
+    def node_names(self) -> tuple[str, ...]:
+        return ("host-1",)
+
+    def apply(self, objects: list[dict[str, Any]], say: Say) -> None:
+        (obj,) = objects
+        assert obj["metadata"].get("resourceVersion", self.version if not self.text else None) == self.version
+        self.text = text_of(obj)
+
+
+@pytest.mark.parametrize(("found", "before"), [("", ""), ("old", "old"), ("new", "old"), ("old", None), ("", "old")])
+def test_the_record_is_replaced_by_who_has_read_it(found: str, before: str | None) -> None:
+    cluster: Any = Cluster(found)
+    if (found, before) == ("", "old"):
+        with pytest.raises(StepFailed, match="another server has changed the installation meanwhile"):
+            keep(cluster, KeepRecord(as_object("new"), before), lambda _: None)
+        return
+
+    assert keep(cluster, KeepRecord(as_object("new"), before), lambda _: None) == "new"
+    assert seen(cluster) == Seen("new", ("host-1",))
+
+
+def test_a_record_that_another_server_has_made_is_not_replaced() -> None:
+    cluster: Any = Cluster("another's")
+
+    with pytest.raises(StepFailed, match="another server has changed the installation meanwhile"):
+        keep(cluster, KeepRecord(as_object("new"), "old"), lambda _: None)
+
+    assert seen(cluster).text == "another's"
