@@ -287,7 +287,8 @@ def _join(options: Options, facts: HostFacts) -> Iterator[Check]:
 
 def _sources(options: Options, facts: HostFacts) -> Iterator[Check]:
     for path in facts.missing_files:
-        yield Check("files", "error", f"{path} cannot be read", "Name a file that is there.")
+        if not (facts.is_started and path in _copied(facts)):
+            yield Check("files", "error", f"{path} cannot be read", "Name a file that is there.")
     if facts.airgap is not None:
         yield from _airgap(options, facts)
     elif facts.has_internet:
@@ -307,6 +308,11 @@ def _sources(options: Options, facts: HostFacts) -> Iterator[Check]:
             "Name the archive that `make image` made (--image-archive FILE), an image that this host can pull (--image "
             "REF), or a bundle (--airgap DIR).",
         )
+
+
+def _copied(facts: HostFacts) -> tuple[str, ...]:
+    """Files that this host has a copy of by now: whoever deletes a token after use does well."""
+    return (facts.before.token_file, facts.before.image_archive) if facts.before else ()
 
 
 def _airgap(options: Options, facts: HostFacts) -> Iterator[Check]:

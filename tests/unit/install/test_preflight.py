@@ -52,6 +52,15 @@ def test_what_is_lacking_is_told_with_its_remedy(lacking: dict[str, Any], name: 
     assert remedy in found.remedy
 
 
+def test_a_token_and_an_image_may_be_deleted_once_the_host_has_them() -> None:
+    before = Options(join="10.0.0.2", token_file="/token", image_archive="/image.tar")
+    gone: dict[str, Any] = {"missing_files": ("/token", "/image.tar"), "before": before}
+
+    assert errors(checks(options=before, is_started=True, is_installed=True, **gone)) == ()
+    assert len(errors(checks(options=before, **gone))) == 2
+    assert len(errors(checks(options=before, is_started=True, missing_files=("/newer.tar",), before=before))) == 1
+
+
 def test_the_documentation_names_every_port() -> None:
     text = (Path(__file__).parents[3] / "docs" / "install.md").read_text(encoding="utf-8")
     (told,) = re.findall(r"Ports: TCP ([\d, \n]+);\s*UDP ([\d, \n]+);", text)
