@@ -176,15 +176,22 @@ def _rows(table: Path) -> list[list[str]]:
 def _owners(root: Path) -> dict[str, str]:
     """Return who has each socket, by its inode; others' processes are seen by root alone."""
     found: dict[str, str] = {}
-    for descriptor in (root / "proc").glob("[0-9]*/fd/*"):
-        try:
-            target = str(descriptor.readlink())
-            if target.startswith("socket:["):
-                process = descriptor.parents[1]
-                found[target[8:-1]] = f"{(process / 'comm').read_text().strip()} (pid {process.name})"
-        except OSError:  # it ended, or is somebody else's
-            continue
+    for process in (root / "proc").glob("[0-9]*"):
+        for descriptor in _listed(process / "fd"):
+            try:
+                target = str(descriptor.readlink())
+                if target.startswith("socket:["):
+                    found[target[8:-1]] = f"{(process / 'comm').read_text().strip()} (pid {process.name})"
+            except OSError:  # it ended, or is somebody else's
+                continue
     return found
+
+
+def _listed(directory: Path) -> list[Path]:
+    try:
+        return list(directory.iterdir())
+    except OSError:  # as above
+        return []
 
 
 def _cgroups(root: Path) -> tuple[str, ...]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dragonfly.install import host_survey
+from dragonfly.install.host_facts import Listener
 from dragonfly.install.host_survey import survey
 from dragonfly.install.journal import Journal
 from dragonfly.install.neighbours import Neighbours
@@ -44,6 +47,33 @@ def test_who_listens_is_found_with_its_process(journal: Journal) -> None:
 
     ours = {(one.protocol, one.port) for one in found if f"(pid {os.getpid()})" in one.process}
     assert wanted <= ours
+
+
+def test_a_process_that_ends_while_it_is_looked_at_is_passed_over(
+    tmp_path: Path, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listens = "0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000 0 0 77 1"
+    for process in ("12", "13"):
+        (tmp_path / "proc" / process / "fd").mkdir(parents=True)
+        (tmp_path / "proc" / process / "comm").write_text("nginx\n")
+        (tmp_path / "proc" / process / "fd" / "3").symlink_to("socket:[77]" if process == "13" else "/dev/null")
+    (tmp_path / "proc" / "net").mkdir()
+    (tmp_path / "proc" / "net" / "tcp").write_text(f"head\n{listens}\n")
+
+    def ending(look: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def looked(directory: Any) -> Any:
+            if Path(directory).match("12/fd"):
+                raise FileNotFoundError(directory)
+            return look(directory)
+
+        return looked
+
+    monkeypatch.setattr(os, "listdir", ending(os.listdir))
+    monkeypatch.setattr(os, "scandir", ending(os.scandir))
+
+    assert survey(Options(), journal, root=tmp_path, neighbours=NoWire()).listeners == (
+        Listener("tcp", 8080, "nginx (pid 13)"),
+    )
 
 
 def test_this_computer_is_described(journal: Journal) -> None:
