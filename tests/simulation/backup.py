@@ -85,8 +85,12 @@ class Restores:
 
     def _is_settled(self) -> bool:
         """Whether each machine's owner reaches the cluster, has all of it, and has nothing left to do about it."""
-        owners = [self._owner(shard) for shard in shards_of(LOCAL, self._world.shards)]
-        return all(owner is not None and self._is_up_to_date(owner) for owner in owners)
+        owners = {shard: self._owner(shard) for shard in shards_of(LOCAL, self._world.shards)}
+        return all(
+            # People wait for a minute, in which one whose watch is dead finds that out.
+            owner is not None and shard in owner.ownership.owned and self._is_up_to_date(owner)
+            for shard, owner in owners.items()
+        )
 
     def _owner(self, shard: ShardId) -> Replica | None:
         item = self._world.etcd.item(keys.claim(*shard))

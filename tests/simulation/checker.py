@@ -259,9 +259,13 @@ class Checker:
             self.broken("P4", f"{by} wrote {name} and left epoch {epoch} there, which is {whose}")
 
     def looked(self, ref: Ref) -> None:
-        """A replica asks for an object: of a machine that is being deleted, whatever is there must go."""
+        """A replica asks for an object: of a machine that is being deleted, whatever is there must go.
+
+        One that asks late, of a machine that is gone by now, may delete nothing any more.
+        """
         machine = self.machines.get(ref.name)
-        if machine is not None and machine.deleting_since is not None:
+        is_there = self._etcd.item(keys.machine(ref.name)) is not None
+        if machine is not None and machine.deleting_since is not None and is_there:
             self._looked_for.add(ref)
             self._left_behind.discard(ref)
 

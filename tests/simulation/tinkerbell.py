@@ -68,6 +68,7 @@ class Tinkerbell:
         self.is_down = False
         for obj in self._server.all(WORKFLOW):
             self._look_later(obj["metadata"]["name"])
+            self._loop.call_later(0.05, self._post, obj["metadata"]["name"])
             if agent := obj.get("status", {}).get("agentID"):
                 self._ask_later(agent)
         for start in self.on_start:
@@ -201,13 +202,13 @@ class Tinkerbell:
             status["state"] = state
         elif served.action == ACTIONS[-1]:
             status["state"] = "POST"
-            self._loop.call_later(0.05, self._post, served)
+            self._loop.call_later(0.05, self._post, served.workflow)
         self._write_status(served.workflow, status)
 
-    def _post(self, served: Served) -> None:
-        workflow = self._find(served.workflow)
-        if workflow is not None and workflow.get("status", {}).get("state") == "POST":
-            self._write_status(served.workflow, {"state": "SUCCESS"})
+    def _post(self, name: str) -> None:
+        workflow = self._find(name)
+        if workflow is not None and workflow.get("status", {}).get("state") == "POST" and not self.is_down:
+            self._write_status(name, {"state": "SUCCESS"})
 
     def _write_status(self, name: str, status: Object) -> None:
         self._server.patch(Ref(WORKFLOW, self._namespace, name), {"status": status}, subresource="status", by=BY)
