@@ -62,6 +62,8 @@ class PowerChecker:
                 self._broken("P3", f"arming of {new.name} was recorded after {machine.name} had been locked")
             if old is not None and old.arming is not None and old.arming.uid != new.arming.uid:
                 self._broken("P1", f"power action {new.name} is to be armed a second time, as another Job")
+        if _was_let_go(old) and not _was_let_go(new):
+            self._broken("P1", f"power action {new.name} was let go, and is to be let go again")
         self._requests[new.name] = new
 
     def told(self, result: PowerResult | None) -> None:
@@ -124,3 +126,7 @@ class PowerChecker:
         }
         if not allowed.get(result.reason, False):
             self._broken("P7", f"power action {result.name} has failed: {result.reason}: {result.message}")
+
+
+def _was_let_go(request: PowerRequest | None) -> bool:
+    return request is not None and request.arming is not None and request.arming.armed
