@@ -190,7 +190,8 @@ class Ownership:
             waiting = {group.create_task(self._quiet(shard)) for shard in mine}
             while waiting:
                 quiet, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-                claims = [(shard, mine[shard]) for shard in (ending.result() for ending in quiet)]
+                # In the order of their names: that of a set of tasks is another one in each process.
+                claims = [(shard, mine[shard]) for shard in sorted(ending.result() for ending in quiet)]
                 for start in range(0, len(claims), _BATCH):
                     await _leave(self._delete_claims(claims[start : start + _BATCH]))
 

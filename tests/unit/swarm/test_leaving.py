@@ -69,6 +69,19 @@ async def test_hand_over_quiesces_first_and_leaves_nothing_behind(store: StoreMo
     assert not store.items()
 
 
+async def test_what_is_quiet_together_is_given_up_in_the_order_of_its_names(store: StoreModel) -> None:
+    """Not in that of objects in memory: one seed of the simulator would tell several histories."""
+    for number in range(20):
+        one = await replica(f"r-{number}", store)
+        async with one.running():
+            await until(lambda one=one: one.owned == set(SHARDS))  # type: ignore[misc]  # mypy: lambdas with defaults
+            began = store.revision
+            await one.ownership.hand_over()
+
+        deleted = [event.key for event in store._events if event.revision > began and event.key.startswith(keys.CLAIMS)]
+        assert deleted == [keys.claim(*shard) for shard in sorted(SHARDS)]
+
+
 async def test_what_is_slow_in_one_cluster_keeps_back_nothing_of_another(store: StoreModel) -> None:
     """P12: a write to an API server that hangs holds its own shard alone."""
     one = await replica("a", store)
