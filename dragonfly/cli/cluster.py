@@ -1,7 +1,6 @@
 """`dragonfly cluster`: put a Kubernetes cluster under the swarm's care, check it, and take it out again."""
 
 import os
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,10 @@ class _Uid(click.ParamType[str]):
     name = "uid"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from dragonfly.model.values import is_uid
+
         text = str(value).strip().lower()
-        if _UID.fullmatch(text) is None:
+        if not is_uid(text):
             self.fail(
                 f"{value!r} is no uid such as 3cc31835-97f2-483b-88d2-272ba65a1ef9; kubectl get namespace tinkerbell "
                 "-o jsonpath={.metadata.uid} tells it",
@@ -31,9 +32,6 @@ class _Uid(click.ParamType[str]):
                 ctx,
             )
         return text
-
-
-_UID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 @click.group

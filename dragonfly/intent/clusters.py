@@ -29,7 +29,7 @@ from dragonfly.model.cluster import (
     validated,
 )
 from dragonfly.model.machine import metadata_of
-from dragonfly.model.values import LOCAL, FieldError, Invalid, is_dns_label
+from dragonfly.model.values import LOCAL, FieldError, Invalid, is_uid
 from dragonfly.store import keys, records
 from dragonfly.store.values import Absent, Delete, Put, Unchanged
 
@@ -239,8 +239,9 @@ def _contradictions(name: str, sent: ClusterSpecInput) -> Iterator[FieldError]:
     if sent.namespace_uid and name != LOCAL and not sent.in_cluster:
         message = "is for clusters that replicas find by themselves; where a kubeconfig leads is asked there"
         yield FieldError("spec.namespaceUid", message)
-    elif sent.namespace_uid and not is_dns_label(sent.namespace_uid):
-        yield FieldError("spec.namespaceUid", "must be the uid that Kubernetes gave to a namespace", sent.namespace_uid)
+    elif sent.namespace_uid and not is_uid(sent.namespace_uid):
+        message = "must be the uid that Kubernetes gave to a namespace, such as 3cc31835-97f2-483b-88d2-272ba65a1ef9"
+        yield FieldError("spec.namespaceUid", message, sent.namespace_uid)
 
 
 def _led(name: str, cluster: Cluster, sent: ClusterSpecInput, terms: Terms) -> Cluster:

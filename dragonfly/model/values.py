@@ -22,6 +22,8 @@ LOCAL = ClusterName("local")
 
 # RFC 1123; Kubernetes wants the same of a namespace, and a Hardware carries the machine's name.
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+# As the API server makes them (RFC 4122): 36 characters, lower case.
+_UID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 # https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#syntax-and-character-set
 _LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
@@ -79,6 +81,11 @@ class MetadataInput(Input, frozen=True, kw_only=True):
 
 def is_dns_label(text: str) -> bool:
     return _LABEL.fullmatch(text) is not None
+
+
+def is_uid(text: str) -> bool:
+    """Whether `text` is a uid in the form in which Kubernetes gives them."""
+    return _UID.fullmatch(text) is not None
 
 
 def is_mac(text: str) -> bool:

@@ -14,6 +14,8 @@ from tests.unit.api.test_clusters import CLUSTERS, document, kubeconfig, patched
 ADDRESSES = {"https://10.0.0.1:6443": "one", "https://lb.example:6443": "one", "https://10.0.0.2:6443": "two"}
 """Which API server is behind an address."""
 
+UID = "3cc31835-97f2-483b-88d2-272ba65a1ef9"
+
 
 async def identify(_name: str, given: str, namespace: str) -> str:
     server = json.loads(given)["clusters"][0]["cluster"]["server"].rstrip("/") if given else "https://10.0.0.1:6443"
@@ -150,25 +152,51 @@ async def test_a_place_whose_cluster_does_not_lead_there_any_more_is_taken_over(
 
 async def test_which_cluster_local_is_can_be_said_and_of_no_other(replica: Replica, world: World) -> None:
     answer_of(await registered(replica, "fra"), 201)
-    said = {"spec": {"namespaceUid": "another"}}
+    said = {"spec": {"namespaceUid": UID}}
 
     changed = answer_of(await patched(replica, said, "local"), 200)
 
-    assert changed["status"]["namespaceUid"] == "another"
-    assert held(world)["another"] == "local"
+    assert changed["status"]["namespaceUid"] == UID
+    assert held(world)[UID] == "local"
     assert "two-tinkerbell" not in held(world)
     again = {"metadata": {"name": "local"}, "spec": {"sites": ["fra1"]}}
     kept = answer_of(await replica.http.put(f"{CLUSTERS}/local", json=again, headers=ANY), 200)
-    assert kept["status"]["namespaceUid"] == "another"
+    assert kept["status"]["namespaceUid"] == UID
     assert "is for clusters that replicas find by themselves" in (await patched(replica, said)).text
-    problem_of(await patched(replica, {"spec": {"namespaceUid": "Not a uid/"}}, "local"), 422, "invalid")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "another",
+        "Not a uid/",
+        UID.upper(),
+        UID.replace("-", ""),
+        UID[:-1],
+        f"{UID}0",
+        f" {UID}",
+        f"{UID}\n",
+        f"{{{UID}}}",
+        f"g{UID[1:]}",
+        "٣" + UID[1:],
+    ],
+)
+async def test_only_what_kubernetes_gives_is_a_uid(replica: Replica, world: World, text: str) -> None:
+    problem = problem_of(await patched(replica, {"spec": {"namespaceUid": text}}, "local"), 422, "invalid")
+
+    assert [error["field"] for error in problem["errors"]] == ["spec.namespaceUid"]
+    assert held(world) == {"two-tinkerbell": "local"}
 
 
 async def test_local_cannot_be_where_another_cluster_is(world: World) -> None:
     await world.store.commit(Put(keys.cluster("local"), b'{"spec":{"shards":4},"uid":"two-tinkerbell"}'))
-    replica = world.replica(identify=identify)
+
+    async def told(*_: str) -> str:
+        return UID
+
+    replica = world.replica(identify=told)
     answer_of(await registered(replica, "fra"), 201)
 
-    refused = await patched(replica, {"spec": {"namespaceUid": "one-tinkerbell"}}, "local")
+    refused = await patched(replica, {"spec": {"namespaceUid": UID}}, "local")
 
     assert "Cluster fra leads to" in problem_of(refused, 409, "cluster-registered")["detail"]
