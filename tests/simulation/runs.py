@@ -40,12 +40,17 @@ def be_quiet() -> None:
 
 
 def outcomes(seeds: Iterable[int], profile: Profile | None = None) -> Iterator[Outcome]:
-    """Tell the seeds one after the other. What a history leaves in cycles is little and waits for the last one."""
+    """Tell the seeds one after the other.
+
+    What a history leaves in cycles is collected after it and not in the middle: only what is new since the last one is
+    looked at, however much else is in memory, and the next history gets the same memory while the caches have it.
+    """
     was_enabled = gc.isenabled()
     gc.disable()
     try:
         for seed in seeds:
             yield run_seed(seed, profile)
+            gc.collect(0)
     finally:
         if was_enabled:
             gc.enable()
