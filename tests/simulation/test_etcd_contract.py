@@ -14,9 +14,11 @@ from tests.simulation.etcd import EtcdClient, EtcdServer
 from tests.simulation.loop import Process
 from tests.simulation.wire import Chances, Wire
 
+pytestmark = pytest.mark.virtual_time
+
 
 class SimulatedWorld:
-    """On a real loop: nothing goes wrong, and everything takes some milliseconds."""
+    """On asyncio's own loop, in virtual time: nothing goes wrong, and everything takes some milliseconds."""
 
     def __init__(self) -> None:
         loop, random = asyncio.get_running_loop(), Random(0)

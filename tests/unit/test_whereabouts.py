@@ -14,8 +14,8 @@ from dragonfly.store.records import decode, encode
 from dragonfly.store.values import Delete, Put
 from dragonfly.whereabouts import Whereabouts
 from tests.unit.controllers.kube_model import KubeModel
-from tests.unit.controllers.virtual_time import now, play
 from tests.unit.store_model import StoreModel, Watch
+from tests.virtual_time import now, play
 
 
 class World:

@@ -35,8 +35,8 @@ from dragonfly.store.values import Delete, Put
 from dragonfly.swarm.shards import ShardId
 from tests.netboot import allows_netboot
 from tests.unit.controllers.kube_model import KubeModel, Tinkerbell
-from tests.unit.controllers.virtual_time import now, play
 from tests.unit.store_model import StoreModel, Watch
+from tests.virtual_time import now, play
 
 T = TypeVar("T")
 

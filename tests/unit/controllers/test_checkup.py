@@ -22,7 +22,7 @@ from dragonfly.kube.resources import (
 )
 from dragonfly.model.cluster import WITHOUT, MissingRight
 from tests.rights import FENCE, ROLE, Right, rights
-from tests.unit.controllers.virtual_time import now, play
+from tests.virtual_time import now, play
 
 
 class Cluster:

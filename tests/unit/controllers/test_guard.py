@@ -12,7 +12,7 @@ from dragonfly.kube.policy import binding, binding_ref, policy, policy_ref
 from dragonfly.kube.port import MAY_SEND
 from dragonfly.kube.resources import Object
 from tests.unit.controllers.kube_model import KubeModel
-from tests.unit.controllers.virtual_time import now, play
+from tests.virtual_time import now, play
 
 NS = "tinkerbell"
 LOOK = 301.0

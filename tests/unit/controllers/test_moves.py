@@ -26,8 +26,8 @@ from dragonfly.store.values import Delete, Put
 from dragonfly.swarm.shards import ShardId
 from tests.netboot import allows_netboot
 from tests.unit.controllers.kube_model import KubeModel
-from tests.unit.controllers.virtual_time import now, play
 from tests.unit.store_model import StoreModel, Watch
+from tests.virtual_time import now, play
 
 NAMESPACE: Final = "tinkerbell"
 NAME: Final = "m-1"

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dragonfly.controllers.queue import Priority, WorkQueue
-from tests.unit.controllers.virtual_time import now, play
+from tests.virtual_time import now, play
 
 
 def queue(**limits: float) -> WorkQueue:

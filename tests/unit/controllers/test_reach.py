@@ -7,7 +7,7 @@ import pytest
 from dragonfly.kube.errors import Forbidden, Unreachable
 from dragonfly.kube.resources import BMC_MACHINE, HARDWARE, TEMPLATE, WORKFLOW, Resource
 from tests.unit.controllers.site import Site, run
-from tests.unit.controllers.virtual_time import now
+from tests.virtual_time import now
 
 REFUSED = Forbidden("may not watch", status=403)
 

@@ -17,8 +17,8 @@ from dragonfly.store.values import Delete, Put
 from dragonfly.swarm.shards import ShardId
 from tests.unit.controllers.kube_model import KubeModel
 from tests.unit.controllers.site import SHARD, Site, run
-from tests.unit.controllers.virtual_time import play
 from tests.unit.store_model import StoreModel
+from tests.virtual_time import play
 
 REF = Ref(HARDWARE, "ns", "m")
 

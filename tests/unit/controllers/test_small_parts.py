@@ -18,8 +18,8 @@ from dragonfly.store import keys
 from dragonfly.store.errors import Conflict
 from dragonfly.store.values import Put, Unchanged
 from dragonfly.swarm.shards import ShardId
-from tests.unit.controllers.virtual_time import now, play
 from tests.unit.store_model import StoreModel
+from tests.virtual_time import now, play
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 LATER = NOW + timedelta(hours=1)
