@@ -1,5 +1,6 @@
 """A swarm that is one thread: speaks the API over real sockets, remembers what it was asked, and fails on demand."""
 
+import functools
 import json
 import os
 import threading
@@ -12,6 +13,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 
+from dragonfly.cli.client import Client
 from dragonfly.cli.main import run
 from dragonfly.model.provision import TERMINAL
 from tests.unit.cli.installer import here
@@ -343,3 +345,9 @@ def at_swarm(swarm: FakeSwarm, dragonfly: Dragonfly, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("DRAGONFLY_TOKEN", TOKEN)
     monkeypatch.setattr("dragonfly.cli.session.Session.pause", lambda _self, _seconds: None)
     return dragonfly
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot be served now is given up after the first try."""
+    monkeypatch.setattr("dragonfly.cli.session.Client", functools.partial(Client, patience=0.0))

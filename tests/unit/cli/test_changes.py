@@ -213,6 +213,7 @@ def test_lock_and_unlock(swarm: Any, at_swarm: Any) -> None:
     assert at_swarm("lock", "m-1").code == 2
 
 
+@pytest.mark.usefixtures("impatient")
 def test_unlock_does_not_take_an_old_copys_word_that_nobody_has_locked(swarm: Any, at_swarm: Any) -> None:
     swarm.machine("m-1")
     swarm.stale = "12.5"

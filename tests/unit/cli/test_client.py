@@ -8,6 +8,7 @@ import pytest
 from dragonfly.cli.client import Client
 from dragonfly.cli.errors import ApiError, CliError, Exit
 from dragonfly.client.calls import read
+from tests.unit.cli.conftest import problem
 
 
 @pytest.fixture
@@ -122,10 +123,10 @@ def test_retry_after_is_waited_for(swarm: Any) -> None:
     ],
 )
 def test_that_it_tries_again_reads_well(swarm: Any, notices: list[str], client: Client, detail: str, told: str) -> None:
-    swarm.refuse("POST /api/v1/machines/m-1/lock", 503, "store-unavailable", detail)
+    swarm.machine("m-1")
+    swarm.faults.append(problem(503, "store-unavailable", detail))
 
-    with pytest.raises(ApiError):
-        client.post("machines", "m-1", "lock", body={"reason": "disk"})
+    client.post("machines", "m-1", "provision", body={"template": "t"})
 
     assert notices == [f"{told} for up to 3 s"]
 

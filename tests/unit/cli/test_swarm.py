@@ -123,6 +123,7 @@ def test_status_for_scripts_is_what_the_replica_said(swarm: Any, at_swarm: Any, 
     }
 
 
+@pytest.mark.usefixtures("impatient")
 def test_status_for_scripts_of_a_replica_that_cannot_say_it_all(swarm: Any, at_swarm: Any) -> None:
     swarm.reply("GET /readyz", 404, {"type": "/problems/not-found"})
     swarm.reply("GET /api/v1/version", 200, {"version": "0.1.0"}, Dragonfly_Stale="3.2")
