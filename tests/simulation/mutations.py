@@ -105,6 +105,8 @@ class Mutation(NamedTuple):
     profile: Profile
     """A shape of history that needs the guard often."""
     apply: Callable[[pytest.MonkeyPatch], None]
+    is_rare: bool = False
+    """It takes more than a hundred histories until it is missed."""
 
 
 def _commit_without_claim(patch: pytest.MonkeyPatch) -> None:
@@ -496,7 +498,7 @@ MUTATIONS = (
     Mutation("a higher epoch is replaced without etcd's word", ("P4",), OVERTAKEN, _replace_without_asking),
     Mutation("arming is not recorded first", ("P1",), CALM, _arm_without_record),
     Mutation("arming does not compare the machine", ("P3",), LOCKS, _arm_without_second_look),
-    Mutation("arming goes by an old record", ("P3",), AGAIN, _believe_an_old_record),
+    Mutation("arming goes by an old record", ("P3",), AGAIN, _believe_an_old_record, is_rare=True),
     Mutation("arming of a Job goes by an old record", ("P3",), AGAIN, _believe_an_old_record_of_a_job),
     Mutation("who owns a shard is computed, not recorded", ("P10", "P4"), KILLED, _compute_claims),
     Mutation("a write waits for its turn beyond the lease", ("P10",), SLOW, _send_however_late),
@@ -515,7 +517,9 @@ MUTATIONS = (
     Mutation("a result can be changed", ("P1",), REPEATS, _result_is_no_latch),
     Mutation("whatever came out counts as installed", ("P2",), REPEATS, _installed_whatever_came_out),
     Mutation("what was armed before a restore is armed again", ("P1",), RESTORED, _see_nothing_rewound),
-    Mutation("a Job that was armed before a restore is armed again", ("P1",), SWITCHED, _see_no_job_rewound),
+    Mutation(
+        "a Job that was armed before a restore is armed again", ("P1",), SWITCHED, _see_no_job_rewound, is_rare=True
+    ),
     Mutation("what has ended runs again after a restore", ("P1", "P2"), RESTORED, _stop_nothing_of_the_past),
     Mutation("a watch goes on in another history", ("P1", "P2", "P5", "P7"), RESTORED, _go_on_in_another_history),
     Mutation("an answer of another history counts", ("P1", "P2", "P5", "P7"), STALE, _take_what_was_observed_for_newer),
@@ -525,7 +529,7 @@ MUTATIONS = (
     Mutation("netboot is not closed", ("P2",), CALM, _leave_netboot_open),
     Mutation("a machine is deleted by what the copies show", ("P2",), GONE, _believe_the_copies),
     Mutation("a shard is released in the middle of work", ("P10", "P4"), HANDED, _release_at_once),
-    Mutation("nothing is swept", ("P1",), LATE, _sweep_nothing),
+    Mutation("nothing is swept", ("P1",), LATE, _sweep_nothing, is_rare=True),
     Mutation("no answer counts as a yes", ("P5",), LOST, _no_answer_is_a_yes),
     Mutation("changes wake nobody", ("P5",), CALM, _begin_nothing),
     Mutation("a locked machine is provisioned", ("P3",), LOCKS, _accept_for_locked),

@@ -9,7 +9,13 @@ from tests.simulation.world import REFUSED
 SEEDS = 1000
 
 
-@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
+@pytest.mark.parametrize(
+    "mutation",
+    [
+        pytest.param(mutation, id=mutation.name, marks=[pytest.mark.slow] if mutation.is_rare else [])
+        for mutation in MUTATIONS
+    ],
+)
 def test_a_guard_that_is_taken_out_is_missed(mutation: Mutation, monkeypatch: pytest.MonkeyPatch) -> None:
     mutation.apply(monkeypatch)
 

@@ -86,7 +86,9 @@ class ModelCluster:
         self._wire.down.clear()
 
 
-@pytest.fixture(params=["model", pytest.param("cluster", marks=pytest.mark.cluster)])
+@pytest.fixture(
+    params=[pytest.param("model", marks=pytest.mark.slow), pytest.param("cluster", marks=pytest.mark.cluster)]
+)
 async def cluster(request: pytest.FixtureRequest) -> AsyncIterator[Restorable]:
     if request.param == "model":
         yield ModelCluster()

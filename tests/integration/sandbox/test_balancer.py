@@ -21,6 +21,8 @@ from dragonfly.sandbox.progress import SILENT
 from dragonfly.sandbox.swarm import Swarm
 from tests.integration.sandbox.waiting import eventually
 
+pytestmark = pytest.mark.slow  # HAProxy looks at its replicas once a second
+
 STANDIN = Path(__file__).with_name("standin.py")
 
 
