@@ -132,7 +132,7 @@ class Transport:
         )
         # aiohttp sends a DELETE again by itself if a kept-alive connection breaks under it; the second one's answer
         # (404) would hide that the first was carried out. There is no public switch (aiohttp 3.14).
-        self._session._retry_connection = False  # noqa: SLF001
+        self._session._retry_connection = False  # noqa: SLF001 - as above
 
     async def exchange(self, request: Request, authorization: str, progress: Progress) -> Answer:
         """One request and its whole answer.

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from signal import SIGCONT, SIGSTOP
 from threading import Event
@@ -239,7 +240,7 @@ class Stage:
     def _whole_again(self) -> None:
         site, cast = self._site, self._cast
         for victim in cast.victims:
-            eventually(f"{victim.id} is ready", lambda url=victim.url: http_ok(f"{url}/readyz"), within=60)  # type: ignore[misc]
+            eventually(f"{victim.id} is ready", partial(http_ok, f"{victim.url}/readyz"), within=60)
         owners = {replica.id for replica in site.swarm.replicas}
         eventually("all replicas have shards again", lambda: _owners(site) == owners, within=60)
 
@@ -290,7 +291,10 @@ class Stage:
 
     def _ended(self, provisions: dict[str, str]) -> None:
         for name in provisions.values():
-            eventually(f"{name} has ended", lambda name=name: self._phase(name) in ENDS, within=25)  # type: ignore[misc]
+            eventually(f"{name} has ended", partial(self._has_ended, name), within=25)
+
+    def _has_ended(self, provision: str) -> bool:
+        return self._phase(provision) in ENDS
 
     def _phase(self, provision: str) -> str:
         return str(self._user.get(f"provisions/{provision}")["status"]["phase"])

@@ -3,6 +3,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -87,10 +88,10 @@ def etcds(tmp_path: Path, ports: PortLease, etcd_build: Build) -> Iterator[Calla
     """Starts an etcd of the test's own, to be killed, paused or filled."""
     started: list[Etcds] = []
 
-    def start(**options: object) -> Etcds:
+    def start(**options: Any) -> Etcds:
         directory = tmp_path / f"etcd{len(started)}"
         directory.mkdir()
-        started.append(Etcds(directory, ports, etcd_build, **options))  # type: ignore[arg-type]
+        started.append(Etcds(directory, ports, etcd_build, **options))
         started[-1].start()
         return started[-1]
 

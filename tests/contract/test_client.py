@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from dragonfly.sandbox.pki import Authority
+from dragonfly.sandbox.ports import PortLease
 from dragonfly.store.client import EtcdStore
 from dragonfly.store.errors import Behind, Denied, NoSpace, OtherEtcd, StoreError, Unavailable
 from dragonfly.store.settings import EtcdSettings
@@ -33,7 +34,8 @@ def _post(url: str, path: str, body: object, token: str = "") -> dict[str, Any]:
     headers = {"Authorization": token} if token else {}
     request = urllib.request.Request(f"{url}/v3/{path}", json.dumps(body).encode(), headers)
     with urllib.request.urlopen(request, timeout=10) as answer:
-        return json.load(answer)  # type: ignore[no-any-return]
+        told: dict[str, Any] = json.load(answer)
+    return told
 
 
 def _login(url: str, name: str, password: str) -> str:
@@ -90,9 +92,9 @@ async def test_the_lost_answer_of_a_read_is_asked_for_again(
 
 
 async def test_a_write_that_can_not_have_been_sent_goes_to_the_next_endpoint(
-    shared_etcd: Etcds, prefix: str, stores: Callable[..., EtcdStore], ports: object
+    shared_etcd: Etcds, prefix: str, stores: Callable[..., EtcdStore], ports: PortLease
 ) -> None:
-    nobody = f"http://127.0.0.1:{ports.take()}"  # type: ignore[attr-defined]
+    nobody = f"http://127.0.0.1:{ports.take()}"
     store = stores(shared_etcd.settings(prefix, endpoints=(nobody, *shared_etcd.urls)))
 
     await store.commit(Put("k", b"1"))
@@ -100,8 +102,10 @@ async def test_a_write_that_can_not_have_been_sent_goes_to_the_next_endpoint(
     assert [member.reachable for member in await store.status()] == [False, True]
 
 
-async def test_with_nobody_there_a_write_surely_did_not_happen(stores: Callable[..., EtcdStore], ports: object) -> None:
-    nobody = f"http://127.0.0.1:{ports.take()}"  # type: ignore[attr-defined]
+async def test_with_nobody_there_a_write_surely_did_not_happen(
+    stores: Callable[..., EtcdStore], ports: PortLease
+) -> None:
+    nobody = f"http://127.0.0.1:{ports.take()}"
     store = stores(EtcdSettings(endpoints=(nobody,), timeout=0.3))
 
     with pytest.raises(Unavailable) as caught:

@@ -210,17 +210,14 @@ async def test_a_relay_does_not_go_through_a_relay(
 async def test_watches_end_with_whoever_reads_them_and_have_a_limit(
     relay: Relayed, http: httpx.AsyncClient, prefix: str
 ) -> None:
-    request = {"url": "watch", "json": _watch(prefix)}
-    opened = [
-        await http.send(http.build_request("POST", **request), stream=True)  # type: ignore[arg-type]
-        for _ in range(MOST_WATCHES)
-    ]
+    request: dict[str, Any] = {"url": "watch", "json": _watch(prefix)}
+    opened = [await http.send(http.build_request("POST", **request), stream=True) for _ in range(MOST_WATCHES)]
     assert {answer.status_code for answer in opened} == {200}
-    assert (await http.post(**request)).status_code == 429  # type: ignore[arg-type]
+    assert (await http.post(**request)).status_code == 429
 
     await opened[0].aclose()
     await until(lambda: _watches(relay) == MOST_WATCHES - 1, "the watch of who left ends")
-    again = await http.send(http.build_request("POST", **request), stream=True)  # type: ignore[arg-type]
+    again = await http.send(http.build_request("POST", **request), stream=True)
 
     assert again.status_code == 200
     for answer in (*opened[1:], again):
@@ -260,7 +257,8 @@ async def test_an_end_of_the_relay_ends_its_watches(relay: Relayed, http: httpx.
 
 
 def _watches(relay: Relayed) -> float:
-    return relay.metrics.watches._value.get()  # type: ignore[no-any-return]
+    open_now: float = relay.metrics.watches._value.get()
+    return open_now
 
 
 async def _writes(store: EtcdStore) -> bool:
