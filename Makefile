@@ -12,6 +12,8 @@ JOBS ?= $(shell n=$$(nproc 2>/dev/null || echo 2); echo $$((n < 4 ? n : 4)))
 
 # Images with Python set it. Without what is kept compiled each run of the tests compiles them anew, in each of its processes.
 unexport PYTHONDONTWRITEBYTECODE
+# Processes of `make check`. Two a core, for a good part of the quick tests wait for sockets, processes and pauses.
+QUICK_JOBS ?= $(shell echo $$((2 * $$(nproc 2>/dev/null || echo 2))))
 
 BIN := .venv/bin
 QUICK := not slow and not etcd and not cluster and not docker
@@ -40,7 +42,7 @@ test: lint ## Every check and every test, with real etcd, Kubernetes, Tinkerbell
 	$(BIN)/pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 check: lint ## Lint, types, layers and the quick tests, in about a minute
-	$(BIN)/pytest -n auto --dist worksteal -m '$(QUICK)' $(ARGS)
+	$(BIN)/pytest -n $(QUICK_JOBS) --dist worksteal -m '$(QUICK)' $(ARGS)
 
 simulate: venv ## Histories of the swarm in virtual time: make simulate SEEDS=100000 FIRST=0
 	@$(BIN)/python -m tests.simulation --seeds $(or $(SEEDS),1000) --first $(or $(FIRST),0)
