@@ -68,6 +68,13 @@ async def test_the_synchronous_one_does_the_same(url: str) -> None:
     assert await asyncio.to_thread(work) == ["reset snapshot", "created m-1", "updated m-1"]
 
 
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A follower connects anew without a pause."""
+    monkeypatch.setattr(Follower, "pause", lambda _self: 0.0)
+
+
+@pytest.mark.usefixtures("at_once")
 async def test_it_follows_changes_over_broken_connections(replica: Replica, url: str) -> None:
     async with AsyncClient(url, TOKEN) as client, asyncio.timeout(PATIENCE):
         follower = Follower({}, since=replica.mirror.revision)
@@ -84,6 +91,7 @@ async def test_it_follows_changes_over_broken_connections(replica: Replica, url:
     assert follower.position == replica.mirror.revision
 
 
+@pytest.mark.usefixtures("at_once")
 async def test_so_does_the_synchronous_one(replica: Replica, url: str) -> None:
     found: list[str] = []
 
