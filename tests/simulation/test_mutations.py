@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.simulation.mutations import MUTATIONS, OVERTAKEN, Mutation, compare_nothing
+from tests.simulation.mutated_actions import compare_nothing
+from tests.simulation.mutations import MUTATIONS, OVERTAKEN, Mutation
 from tests.simulation.runs import outcomes
 from tests.simulation.world import REFUSED
 
