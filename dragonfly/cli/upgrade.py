@@ -111,7 +111,7 @@ def _upgrade(
     wanted = _wanted(before, said, facts, seen, journal)
     options = wanted.options if own.is_first else own
     image = replica_image(wanted.options)
-    lacking = _others_without(hands, image) if _is_brought(before, said) else ()
+    lacking = _others_without(hands, image) if wanted.brought else ()
     images = host_survey.image_files(options.airgap)
     if lacking:
         plan = own_part(options, facts, image, images=images)
@@ -155,8 +155,10 @@ def _wanted(before: Options, said: dict[str, Any], facts: HostFacts, seen: Seen,
                 Exit.REFUSED,
                 _without_record(here),
             )
-        return cluster_wide(own, here, seen)
-    return cluster_wide(msgspec.structs.replace(recorded_options(own, parsed(text)), **said), here, seen)
+        return cluster_wide(own, here, seen, brought=_is_brought(said))
+    record, brought = parsed(text), _is_brought(said)
+    options = msgspec.structs.replace(recorded_options(own, record), **said)
+    return cluster_wide(options, here, seen, brought=record.brought if brought is None else brought)
 
 
 def _without_record(here: Server) -> str:
@@ -169,12 +171,11 @@ def _without_record(here: Server) -> str:
     )
 
 
-def _is_brought(before: Options, said: dict[str, Any]) -> bool:
-    """Whether the replicas' image comes by a file, so that each host must have been given it."""
-    if "image" in said:
+def _is_brought(said: dict[str, Any]) -> bool | None:
+    """Whether the replicas' image comes as a file, so that each host must have been given it; None if nobody says."""
+    if "image" in said or _PATHS & said.keys():
         return bool(said.get("image_archive") or said.get("airgap"))
-    own = msgspec.structs.replace(before, **said)
-    return bool(own.image_archive or own.airgap)
+    return None
 
 
 def _carried_out(

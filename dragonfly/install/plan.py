@@ -14,7 +14,7 @@ from dragonfly.install.host_facts import HostFacts
 from dragonfly.install.manifests import ETCD_DIRECTORY, NAME, NAMESPACE, OWN_SECRET, manifests, namespaces
 from dragonfly.install.options import SERVICE_PORT, Options
 from dragonfly.install.preflight import ARCHITECTURES
-from dragonfly.install.recorded import RECORD_STEP, ClusterWide, Server, as_object
+from dragonfly.install.recorded import RECORD_STEP, ClusterWide, Seen, Server, as_object, cluster_wide
 from dragonfly.install.steps import (
     ApplyChart,
     ApplyObjects,
@@ -59,7 +59,7 @@ def plan(
             founds the cluster make it as `options` say.
     """
     if cluster is None and options.is_first:
-        cluster = ClusterWide(options, Server(facts.hostname, facts.address))
+        cluster = cluster_wide(options, Server(facts.hostname, facts.address), Seen(None))
     return Plan(
         (
             *_host(options, facts, images),

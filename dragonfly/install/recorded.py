@@ -42,6 +42,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     airgap: bool = False
     """Whether nothing comes from the internet; in which directory it is instead, each host knows."""
     image: str = ""
+    brought: bool = False
+    """Whether hosts are given the image as a file, each its own; else they pull it."""
     site: str = ""
     dhcp: bool = True
     tinkerbell_version: str = TINKERBELL_VERSION
@@ -68,6 +70,8 @@ class ClusterWide(NamedTuple):
     options: Options
     boots: Server
     """Whose address Tinkerbell has where none moves."""
+    brought: bool = False
+    """As `Record` has it."""
     gone: str = ""
     """The host that had that before, if it has left the cluster."""
     before: str | None = None
@@ -76,10 +80,10 @@ class ClusterWide(NamedTuple):
     @property
     def record(self) -> str:
         """The record that it leads to, as its text."""
-        return written(record_of(self.options, self.boots))
+        return written(record_of(self.options, self.boots, brought=self.brought))
 
 
-def record_of(options: Options, boots: Server) -> Record:
+def record_of(options: Options, boots: Server, *, brought: bool) -> Record:
     """Return what to keep.
 
     Raises:
@@ -92,6 +96,7 @@ def record_of(options: Options, boots: Server) -> Record:
         etcd=msgspec.convert(options.etcd, EtcdMode),
         endpoints=options.external.endpoints if options.external else (),
         airgap=bool(options.airgap),
+        brought=brought,
         **same,
     )
 
@@ -164,21 +169,32 @@ def _external(own: Options, record: Record) -> ExternalEtcd:
     return ExternalEtcd(endpoints=record.endpoints, ca_file="", username="", password_file="")
 
 
-def cluster_wide(options: Options, here: Server, seen: Seen) -> ClusterWide:
+def cluster_wide(options: Options, here: Server, seen: Seen, *, brought: bool | None = None) -> ClusterWide:
     """Return what is to be so in the cluster.
 
     Args:
         options: the cluster's own among them.
+        brought: how the image comes to hosts; None to tell from the options, or from the record if that has the image.
 
     Raises:
         UnknownRecord: as `parsed`.
     """
     if not seen.text:
-        return ClusterWide(options, here, before=seen.text)
+        return ClusterWide(options, here, is_brought(options) if brought is None else brought, before=seen.text)
     record = parsed(seen.text)
-    if record.host in seen.nodes and record.host != here.host:
-        return ClusterWide(options, Server(record.host, record.address), before=seen.text)
-    return ClusterWide(options, here, gone="" if record.host == here.host else record.host, before=seen.text)
+    if brought is None:
+        brought = record.brought if record.image == options.image else is_brought(options)
+    wanted = ClusterWide(options, here, brought, before=seen.text)
+    if record.host == here.host:
+        return wanted
+    if record.host in seen.nodes:
+        return wanted._replace(boots=Server(record.host, record.address))
+    return wanted._replace(gone=record.host)
+
+
+def is_brought(options: Options) -> bool:
+    """Whether these options bring the image of a replica as a file."""
+    return bool(options.image_archive or options.airgap)
 
 
 def caught_up(own: Options, seen: Seen, last: str | None) -> Options:

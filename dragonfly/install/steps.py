@@ -131,7 +131,7 @@ class AwaitImage(msgspec.Struct, frozen=True, tag="image"):
 
     hostname: str
     image: str
-    seconds: float = 300
+    seconds: float = 120
 
 
 class AwaitReplicas(msgspec.Struct, frozen=True, tag="replicas"):

@@ -82,6 +82,8 @@ class NoHands:
                 return (StopService(unit),)
             case ApplyObjects(objects):
                 return (DeleteObjects(names_of(objects)),)
+            case KeepRecord(record):
+                return (DeleteObjects(names_of((record,))),)
         return ()
 
     def carry_out(self, action: Action, say: Callable[[str], None]) -> str:

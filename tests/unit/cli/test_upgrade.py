@@ -12,6 +12,7 @@ import pytest
 from dragonfly.cli import upgrade as cli_upgrade
 from dragonfly.cli.errors import Exit
 from dragonfly.cli.main import run
+from dragonfly.install.carriers import Carriers
 from dragonfly.install.execution import StepFailed
 from dragonfly.install.options import Options
 from dragonfly.install.recorded import Record, parsed, written
@@ -19,9 +20,11 @@ from dragonfly.install.steps import (
     ApplyChart,
     ApplyObjects,
     AwaitImage,
+    DeleteObjects,
     GiveEtcd,
     ImportImages,
     KeepRecord,
+    RemoveTree,
     SelfTest,
 )
 from tests.unit.cli.installer import IMAGE, Here
@@ -86,6 +89,19 @@ def test_what_is_pulled_needs_no_other_hosts_word(here: Here, archive: str) -> N
     assert parsed(here.hands.kept).image == "x/y:2"
 
 
+def test_one_that_pulls_its_image_is_gone_on_with_as_such(here: Here, archive: str) -> None:
+    """Though the host keeps an archive of the former image."""
+    assert run(["install", "--image-archive", archive, "--yes"]) == Exit.OK
+    here.hands.lacking = ("host-2",)
+    here.hands.fails_at = KeepRecord
+    assert run(["upgrade", "--image", "x/y:2", "--yes"]) == Exit.FAILED
+    here.hands.fails_at = None
+
+    assert run(["upgrade", "--yes"]) == Exit.OK
+
+    assert parsed(here.hands.kept) == Record(host="node-1", address="10.0.0.1", etcd="shared", image="x/y:2")
+
+
 def test_a_host_that_joined_upgrades_the_swarm_as_the_cluster_has_it(
     here: Here, tmp_path: Path, archive: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -95,7 +111,7 @@ def test_a_host_that_joined_upgrades_the_swarm_as_the_cluster_has_it(
     assert run(["upgrade", "--image", "x/y:2", "--image-archive", archive, "--yes", "-o", "json"]) == Exit.OK
 
     assert told(capsys)[-1]["event"] == "upgraded"
-    assert parsed(here.hands.kept) == msgspec.structs.replace(FOUNDED, image="x/y:2")
+    assert parsed(here.hands.kept) == msgspec.structs.replace(FOUNDED, image="x/y:2", brought=True)
     applied = [obj for one in here.hands.done if isinstance(one, ApplyObjects) for obj in one.objects]
     (service,) = [obj for obj in applied if obj["kind"] == "Service"]
     assert service["spec"]["loadBalancerIP"] == "10.0.0.50"
@@ -107,6 +123,35 @@ def test_a_host_that_joined_upgrades_the_swarm_as_the_cluster_has_it(
     here.hands.done.clear()
     assert run(["install", "--yes"]) == Exit.OK
     assert not [one for one in here.hands.done if isinstance(one, ApplyObjects | ApplyChart | KeepRecord)]
+
+
+@pytest.mark.parametrize("upgrades", [True, False])
+def test_a_host_that_joined_takes_off_as_the_last_one_what_it_has_put_there(
+    here: Here, tmp_path: Path, *, upgrades: bool
+) -> None:
+    """One that never upgraded put nothing there; what is there goes with k3s and its data."""
+    (tmp_path / "old.tar").write_bytes(b"")
+    joined(here, tmp_path)
+    if upgrades:
+        assert run(["upgrade", "--yes"]) == Exit.OK
+
+    assert run(["uninstall", "--yes", "--delete-data"]) == Exit.OK
+
+    deleted = [name.name for undo in here.hands.undone if isinstance(undo, DeleteObjects) for name in undo.objects]
+    assert ("dragonfly-installation" in deleted) == upgrades
+    assert RemoveTree("/var/lib/rancher", is_data=True) in here.hands.undone
+    assert not here.journal.directory.exists()
+
+
+def test_a_host_that_joined_leaves_to_the_others_what_it_has_put_there(here: Here, tmp_path: Path) -> None:
+    (tmp_path / "old.tar").write_bytes(b"")
+    joined(here, tmp_path)
+    assert run(["upgrade", "--yes"]) == Exit.OK
+    here.hands.carried_by = Carriers("node-1", ("host-0",))
+
+    assert run(["uninstall", "--yes", "--delete-data"]) == Exit.OK
+
+    assert not [undo for undo in here.hands.undone if isinstance(undo, DeleteObjects)]
 
 
 def test_who_upgrades_takes_tinkerbell_over_from_a_host_that_is_gone(
@@ -166,7 +211,8 @@ def test_an_upgrade_that_stopped_is_gone_on_with_by_saying_upgrade(
 
     assert run(["upgrade", "--yes"]) == Exit.OK
 
-    assert parsed(here.hands.kept) == msgspec.structs.replace(FOUNDED, image="x/y:2", tinkerbell_version="v0.26.0")
+    wanted = {"image": "x/y:2", "brought": True, "tinkerbell_version": "v0.26.0"}
+    assert parsed(here.hands.kept) == msgspec.structs.replace(FOUNDED, **wanted)
     assert not here.journal.former.exists()
 
 

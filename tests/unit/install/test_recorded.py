@@ -54,7 +54,7 @@ JOINED = Options(etcd="", join="10.0.0.1", token_file="/root/token", airgap="/op
 
 
 def test_it_has_what_is_the_clusters_and_nothing_that_is_secret_or_one_hosts() -> None:
-    text = written(record_of(FOUNDED, FOUNDER))
+    text = written(record_of(FOUNDED, FOUNDER, brought=True))
 
     assert json.loads(text) == {
         "version": 1,
@@ -68,19 +68,20 @@ def test_it_has_what_is_the_clusters_and_nothing_that_is_secret_or_one_hosts() -
         "artifactsUrl": "",
         "airgap": True,
         "image": "x/y:1",
+        "brought": True,
         "site": "fra1",
         "dhcp": False,
         "tinkerbellVersion": "v0.24.0",
     }
-    assert parsed(text) == record_of(FOUNDED, FOUNDER)
+    assert parsed(text) == record_of(FOUNDED, FOUNDER, brought=True)
     assert text_of(as_object(text)) == text
     assert text_of(None) == text_of({"data": None}) == ""
 
 
 def test_a_host_that_joined_finds_in_it_what_the_founder_was_told() -> None:
-    found = recorded_options(JOINED, record_of(FOUNDED, FOUNDER))
+    found = recorded_options(JOINED, record_of(FOUNDED, FOUNDER, brought=True))
 
-    assert record_of(found, FOUNDER) == record_of(FOUNDED, FOUNDER)
+    assert record_of(found, FOUNDER, brought=True) == record_of(FOUNDED, FOUNDER, brought=True)
     assert (found.join, found.token_file, found.airgap) == ("10.0.0.1", "/root/token", "/opt/bundle")
     assert found.k3s_version == JOINED.k3s_version
     assert found.external == ExternalEtcd(endpoints=EXTERNAL.endpoints, ca_file="", username="", password_file="")
@@ -97,7 +98,7 @@ def test_the_founder_keeps_the_files_that_it_alone_knows() -> None:
 
 
 def test_where_nothing_comes_from_the_internet_a_bundle_is_needed() -> None:
-    record = record_of(FOUNDED, FOUNDER)
+    record = record_of(FOUNDED, FOUNDER, brought=True)
 
     with pytest.raises(BadOptions, match="--airgap: nothing in this cluster comes from the internet"):
         recorded_options(Options(join="10.0.0.1", token_file="/root/token"), record)
@@ -128,7 +129,7 @@ def test_fields_that_a_later_version_1_adds_are_passed_over() -> None:
 
 def test_tinkerbell_has_the_address_of_the_recorded_host_until_that_is_gone() -> None:
     options = Options(image="x/y:1")
-    text = written(record_of(options, FOUNDER))
+    text = written(record_of(options, FOUNDER, brought=False))
 
     stays = cluster_wide(options, HERE, Seen(text, ("host-1", "host-2")))
     moves = cluster_wide(options, HERE, Seen(text, ("host-2", "host-3")))
@@ -143,10 +144,22 @@ def test_tinkerbell_has_the_address_of_the_recorded_host_until_that_is_gone() ->
     assert cluster_wide(options, HERE, Seen(None)) == ClusterWide(options, HERE)
 
 
+def test_how_the_image_comes_to_hosts_is_kept_with_it() -> None:
+    """A bundle or an archive of this host's says nothing of an image that was pulled since."""
+    with_bundle = Options(image="x/y:1", airgap="/root/bundle")
+    pulled = Seen(written(Record(host="host-1", address="10.0.0.1", etcd="shared", airgap=True, image="x/y:1")))
+
+    assert cluster_wide(with_bundle, HERE, Seen("")).brought
+    assert not cluster_wide(with_bundle, HERE, pulled).brought
+    assert cluster_wide(with_bundle, HERE, pulled, brought=True).brought
+    assert cluster_wide(Options(image="x/y:2", image_archive="/root/image.tar"), HERE, pulled).brought
+    assert parsed(cluster_wide(with_bundle, HERE, Seen(None)).record).brought
+
+
 def test_the_founder_said_again_takes_up_what_others_made_of_it() -> None:
     own = Options(image="x/y:1", k3s_version="v1.2.3+k3s1")
-    last = written(record_of(own, FOUNDER))
-    newer = written(record_of(Options(image="x/y:2", site="fra1"), HERE))
+    last = written(record_of(own, FOUNDER, brought=False))
+    newer = written(record_of(Options(image="x/y:2", site="fra1"), HERE, brought=False))
 
     assert caught_up(own, Seen(newer), last) == Options(image="x/y:2", site="fra1", k3s_version="v1.2.3+k3s1")
     assert caught_up(own, Seen(last), last) == own
