@@ -99,8 +99,10 @@ class BareHost:
         """Take its power away: all that runs there is gone at once, and nothing is tidied up."""
         self.place.fail()
 
-    def killed_at(self, seen: set[Moment], *arguments: str, look: Callable[[Moment], None]) -> Moment | None:
-        """Run the command line to the first moment that is not among those seen, look around, and kill -9 it there.
+    def killed_at(
+        self, is_it: Callable[[Moment], bool], *arguments: str, look: Callable[[Moment], None] = lambda _: None
+    ) -> Moment | None:
+        """Run the command line to the first moment that is one, look around, and kill -9 it there.
 
         None if it came to its end, which must be a good one.
         """
@@ -114,7 +116,7 @@ class BareHost:
                 if event["event"] != "moment":
                     continue
                 moment = Moment(event["step"] or doing, event["moment"])
-                if moment not in seen:
+                if is_it(moment):
                     look(moment)
                     return moment
                 child.stdin.write("go on\n")

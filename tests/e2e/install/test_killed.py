@@ -22,7 +22,7 @@ def killed_everywhere(
 ) -> set[Moment]:
     """Say it again and again, killing it at the first moment where it was not killed yet, until it comes to its end."""
     seen: set[Moment] = set()
-    while moment := host.killed_at(seen, *arguments, look=look):
+    while moment := host.killed_at(lambda moment: moment not in seen, *arguments, look=look):
         look_after(moment)
         seen.add(moment)
     return seen

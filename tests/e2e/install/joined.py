@@ -1,0 +1,56 @@
+"""Three hosts, one of which has founded a cluster that the others join."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+from tests.e2e.install.bare_host import BareHost
+from tests.e2e.install.installed import ALL, FLOATING, finished
+
+TOKEN: Final = "/var/lib/rancher/k3s/server/token"
+
+
+class Site:
+    """Three hosts, one of which has founded the cluster."""
+
+    def __init__(self, found: list[BareHost], directory: Path, *flags: str) -> None:
+        """Install on the first; `flags`: with which options besides."""
+        self.first, self.second, self.third = found
+        self.token_file = directory / "token"
+        self.before = {host.name: host.state() for host in found}
+        installed = finished(self.first.install(*ALL, *flags, "--floating-ip", FLOATING))
+        self.token = installed["token"]
+        self.token_file.write_text(self.first.run("cat", TOKEN).out)
+
+    def join(self, host: BareHost, server: str) -> None:
+        done = host.install("--join", server, "--token-file", str(self.token_file))
+        assert done.code == 0, done.err
+
+    def ask(self, host: BareHost, path: str, *arguments: str) -> Any:
+        """The swarm's answer to a host, through the load balancer; None while there is none."""
+        headers = ("-H", f"Authorization: Bearer {self.token}", "-H", "Content-Type: application/json")
+        done = host.run("curl", "-sf", "-m", "20", *headers, *arguments, f"http://{FLOATING}:3000/api/v1/{path}")
+        return json.loads(done.out) if done.code == 0 else None
+
+    def replicas(self, host: BareHost) -> set[str]:
+        """The members of the swarm, as a host hears of them; none while nobody answers."""
+        return {member["id"] for member in (self.ask(host, "swarm") or {"members": ()})["members"]}
+
+
+def told(host: BareHost) -> list[str]:
+    """Where the replicas are told that etcd is, as this host's API server has it."""
+    return host.secret("dragonfly-etcd", "endpoints").split(",")
+
+
+def states(host: BareHost) -> set[str]:
+    """What becomes of each step when the same is said again."""
+    again = host.dragonfly("install", "--yes", "-o", "json")
+    assert again.code == 0, again.err
+    return {state for step, state in again.states().items() if step != "self-test"}
+
+
+def placed(host: BareHost) -> dict[str, str]:
+    """On which host each replica is."""
+    return {pod["metadata"]["name"]: pod["spec"].get("nodeName", "") for pod in host.objects("pods")["items"]}

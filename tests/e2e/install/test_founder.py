@@ -1,0 +1,135 @@
+"""The founder of a cluster leaves it, and no other host is the lesser for it: each can upgrade what it founded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.e2e.install.bare_host import BareHost, Moment
+from tests.e2e.install.etcd_keys import control_planes
+from tests.e2e.install.installed import FLOATING, finished, hosts
+from tests.e2e.install.joined import Site, placed, told
+from tests.e2e.install.provisioned import provisioned
+from tests.e2e.waiting import eventually, eventually_equal
+from tests.node import replica_image
+from tests.node.images import renamed
+
+pytestmark = [pytest.mark.cluster, pytest.mark.etcd, pytest.mark.slow, pytest.mark.timeout(1500)]
+
+NEWER = "registry.example.com/dragonfly:0.2.0"
+NOWHERE = "gone.example.com/dragonfly:0.3.0"
+
+
+def test_once_the_founder_has_left_any_other_host_upgrades_what_it_founded(tmp_path: Path) -> None:
+    newer = renamed(replica_image.archive(), NEWER, tmp_path / "newer.tar")
+    with hosts(tmp_path, 3) as found:
+        site = Site(found, tmp_path)
+        the_founder_leaves(site)
+        the_others_upgrade(site, ("upgrade", "--image", NEWER, "--image-archive", str(newer), "--yes", "-o", "json"))
+        swarm = {"address": f"http://{FLOATING}:3000", "token": site.token}
+        assert provisioned(site.second, swarm, tmp_path).code == 0
+        one_that_was_killed_goes_back(site)
+        the_last_one_takes_everything_off(site)
+
+
+def the_founder_leaves(site: Site) -> None:
+    """Taken off with its data, it takes nothing from the others; what they say again changes nothing of the cluster."""
+    first, second, third = site.first, site.second, site.third
+    site.join(second, first.address)
+    site.join(third, first.address)
+    machine = {"metadata": {"name": "kept"}, "spec": {"interfaces": [{"mac": "02:00:00:00:00:01", "dhcp": True}]}}
+    assert site.ask(first, "machines", "--data", json.dumps(machine))
+
+    left = first.dragonfly("uninstall", "--yes", "--delete-data", "-o", "json")
+
+    assert left.code == 0, left.err
+    assert left.events[-1]["others"] == ["host-2", "host-3"]
+    assert first.state() == site.before["host-1"]
+    eventually_equal(control_planes(second).members, {"host-2", "host-3"}, within=60)
+    again = finished(second.dragonfly("install", "--yes", "-o", "json"))
+    assert again["address"] == f"http://{FLOATING}:3000"
+    assert told(third) == [f"https://{host.address}:2382" for host in (second, third)]
+    eventually("the others have all replicas", lambda: len(site.replicas(third)) == 3, within=120)
+    # Kubernetes takes the pods of a node that is gone for such after 40 s.
+    eventually("it has none", lambda: first.name not in placed(third).values(), within=180)
+    assert site.ask(third, "machines/kept")["metadata"]["name"] == "kept"
+    assert recorded(third) | {"image": ""} == {"host": "host-1", "address": first.address, "image": ""}
+    assert boots_from(third) == first.address
+
+
+def the_others_upgrade(site: Site, upgrading: tuple[str, ...]) -> None:
+    """One is brought the image; the other replaces the replicas and takes Tinkerbell over, however often killed."""
+    second, third = site.second, site.third
+    prepared = second.dragonfly(*upgrading)
+    assert prepared.code == 0, prepared.err
+    assert prepared.events[-1] == {"event": "prepared", "image": NEWER, "lacking": ["host-3"]}
+    assert NEWER not in images(second)
+
+    killed = killed_in_each_step(third, upgrading)
+
+    assert {"import-newer.tar", "record", "tinkerbell", "manifests", "self-test"} <= killed
+    eventually_equal(lambda: images(third), [NEWER] * 3, within=60)
+    assert recorded(second) == {"host": "host-3", "address": third.address, "image": NEWER}
+    assert boots_from(second) == third.address
+
+
+def one_that_was_killed_goes_back(site: Site) -> None:
+    """To what there was before it began, on a host that had joined."""
+    second, third = site.second, site.third
+    upgrading = ("upgrade", "--image", NOWHERE, "--yes", "-o", "json")
+    assert third.killed_at(lambda moment: moment == Moment("manifests", "carried out"), *upgrading)
+    assert recorded(second)["image"] == NOWHERE
+
+    back = third.dragonfly("upgrade", "--ready-within", "20", "--yes")
+
+    assert back.code == 1
+    assert "the former version serves again" in back.err
+    eventually_equal(lambda: images(second), [NEWER] * 3, within=60)
+    assert recorded(second) == {"host": "host-3", "address": third.address, "image": NEWER}
+    now = third.dragonfly("status", "--local").out
+    assert f"installed; answers at http://{FLOATING}:3000" in now
+    assert "has begun" not in now
+
+
+def the_last_one_takes_everything_off(site: Site) -> None:
+    """The one that has carried out the cluster's steps leaves; the last one never has, and nothing of it stays."""
+    for host in (site.third, site.second):
+        left = host.dragonfly("uninstall", "--yes", "--delete-data")
+        assert left.code == 0, left.err
+        assert host.state() == site.before[host.name]
+
+
+def killed_in_each_step(host: BareHost, upgrading: tuple[str, ...]) -> set[str]:
+    """Kill an upgrade once in each step that changes anything, and go on each time without options; return these."""
+    killed: set[str] = set()
+    said = upgrading
+    while moment := host.killed_at(lambda at: at.name != "begun" and at.step not in killed, *said):
+        killed.add(moment.step)
+        said = ("upgrade", "--yes", "-o", "json")
+        if moment.step == "record":
+            # One is enough: the status takes its second.
+            now = host.dragonfly("status", "--local").out
+            assert "an upgrade has begun and stopped at step record" in now
+            assert "Go on with it: dragonfly upgrade." in now
+    return killed
+
+
+def images(host: BareHost) -> list[str]:
+    """What the pods run, those that drain too."""
+    return [pod["spec"]["containers"][0]["image"] for pod in host.objects("pods")["items"]]
+
+
+def recorded(host: BareHost) -> dict[str, str]:
+    """What an upgrade changes in the record of the installation."""
+    record = json.loads(host.objects("configmap", "dragonfly-installation")["data"]["installation"])
+    return {key: record[key] for key in ("host", "address", "image")}
+
+
+def boots_from(host: BareHost) -> str:
+    """Which address Tinkerbell gives to machines."""
+    chart = host.objects("helmchart", "tinkerbell", "--namespace", "kube-system")
+    address: str = yaml.safe_load(chart["spec"]["valuesContent"])["publicIP"]
+    return address
