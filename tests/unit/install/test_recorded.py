@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from dragonfly.install.cluster import Say
@@ -175,6 +178,14 @@ def test_tinkerbell_stays_where_an_upgrade_that_went_back_has_taken_it() -> None
     found = parsed(gone_back(written(former), written(tried)))
 
     assert found == Record(host="host-2", address="10.0.0.2", etcd="shared", image="x/y:1")
+
+
+def test_the_documentation_names_every_field() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "install.md").read_text(encoding="utf-8")
+    section = text.partition("## The record of the installation\n")[2].partition("\n## ")[0]
+
+    named = set(re.findall(r"`(\w+)`", section))
+    assert {field.encode_name for field in msgspec.structs.fields(Record)} <= named
 
 
 class Cluster:
