@@ -12,7 +12,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import msgspec
 import tenacity
@@ -139,7 +139,7 @@ class Gateway:
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
         way: Way | None = None,
-    ) -> Gateway:
+    ) -> Self:
         """The first gateway of a process; others are its siblings.
 
         Args:
