@@ -274,7 +274,7 @@ def _carry_out(options: Options, plan: Plan, journal: Journal, page: "ProgressPa
         page.end("done", f"Dragonfly answers at {address}" if address else "This host is a server of the cluster.")
     journal.installed(address or JOINED)
     token = hands.secrets.admin_token() if options.is_first and not was_shown else ""
-    _tell_end(options, address, token, as_json=as_json)
+    _tell_end(options, address, token, hands.remark(), as_json=as_json)
     return Exit.OK
 
 
@@ -298,12 +298,15 @@ def how_to_go_on(stopped: Stopped, command: str) -> str:
     return f"{stopped.reason.remedy}\n{going_on}" if stopped.reason.remedy else going_on
 
 
-def _tell_end(options: Options, address: str, token: str, *, as_json: bool) -> None:
+def _tell_end(options: Options, address: str, token: str, remark: str, *, as_json: bool) -> None:
     if as_json:
-        write_json({"event": "installed", "address": address, "token": token, "host": os.uname().nodename})
+        said = {"address": address, "token": token, "host": os.uname().nodename}
+        write_json({"event": "installed", **said, **({"etcd": remark} if remark else {})})
         return
     out = console()
     out.print()
+    if remark:
+        out.print(remark, soft_wrap=True)
     if not options.is_first:
         out.print("This host is a server of the cluster.", soft_wrap=True)
         return

@@ -14,6 +14,7 @@ from dragonfly.install.carriers import Carriers
 from dragonfly.install.execution import Remains, StepFailed, uninstall, way_back
 from dragonfly.install.hands import RealHands
 from dragonfly.install.journal import Busy, Journal, UnknownJournal
+from dragonfly.install.own_members import tolerance
 from dragonfly.install.steps import in_words
 
 
@@ -63,10 +64,11 @@ def _carriers(hands: RealHands, journal: Journal) -> Carriers:
         found = Carriers(found.host, others)
     if found.loses_swarm:
         raise CliError(
-            f"{_named(found.others)} the cluster on, and the only member of the swarm's own etcd is on this host; "
-            "nothing was changed",
+            f"{_named(found.others)} the cluster on, and the swarm's own etcd cannot do without this host: "
+            f"{found.etcd_problem}; nothing was changed",
             Exit.REFUSED,
-            "Add members on other servers first (docs/kubernetes.md, An etcd of its own), or take those off before.",
+            "Have more members first: dragonfly install, on each server that has none or whose member does not answer. "
+            "Or take the other servers off before this one.",
         )
     return found
 
@@ -130,18 +132,20 @@ def _carried_out(
 def _tell(remains: Remains, carriers: Carriers, *, as_json: bool) -> None:
     if as_json:
         kept = [in_words(undo) for undo in remains.kept]
-        write_json({"event": "uninstalled", "kept": kept, "others": carriers.others})
+        members = {"etcdMembers": carriers.members_left} if carriers.members_left else {}
+        write_json({"event": "uninstalled", "kept": kept, "others": carriers.others, **members})
         return
     out = console()
     out.print()
     if carriers.goes_on:
         out.print(f"{_named(carriers.others)} the cluster on, with all that is in it.", soft_wrap=True)
         out.print("Say there, on one of them, so that the replicas hear of it: dragonfly install", soft_wrap=True)
-    if carriers.goes_on and carriers.host in carriers.members:
-        out.print("Take its member out of the swarm's own etcd too (docs/kubernetes.md).", soft_wrap=True)
+    if carriers.goes_on and carriers.members_left:
+        out.print(tolerance(carriers.members_left), soft_wrap=True)
     if carriers.problem:
         out.print("If other servers carry the cluster, take this host out of it there:", soft_wrap=True)
         out.print(f"  k3s kubectl delete node {carriers.host}", soft_wrap=True)
+        out.print("Then say there, if the swarm has an etcd of its own: dragonfly install", soft_wrap=True)
     if remains.kept:
         what = "What this host had of the cluster's data stays" if carriers.goes_on else "The cluster's data stays"
         out.print(f"{what}. To delete it: dragonfly uninstall --delete-data", soft_wrap=True)

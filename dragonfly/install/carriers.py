@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from dragonfly.install.steps import DeleteObjects, LeaveCluster, StopService, Undo, is_data
+from dragonfly.install.steps import DeleteObjects, LeaveCluster, LeaveEtcd, StopService, Undo, is_data
 
 ETCD_ROLE: Final = "node-role.kubernetes.io/etcd"
 
@@ -22,6 +22,8 @@ class Carriers(msgspec.Struct, frozen=True):
     others: tuple[str, ...] = ()
     members: tuple[str, ...] = ()
     """The nodes with a member of an etcd that the swarm has of its own."""
+    etcd_problem: str = ""
+    """Why that etcd cannot do without the member here; empty if it can, or nobody has to ask."""
     problem: str = ""
     """Why the cluster does not tell; empty if it does, or if there is none yet."""
 
@@ -32,14 +34,19 @@ class Carriers(msgspec.Struct, frozen=True):
 
     @property
     def loses_swarm(self) -> bool:
-        """Whether the cluster would go on, and the swarm's data be lost to it."""
-        return self.goes_on and self.members == (self.host,)
+        """Whether the cluster would go on, and the swarm's own etcd would not."""
+        return self.goes_on and bool(self.etcd_problem)
+
+    @property
+    def members_left(self) -> int:
+        """How many members the swarm's own etcd has without this host; 0 if it has none of its own."""
+        return len(set(self.members) - {self.host})
 
 
 def fitting(undos: tuple[Undo, ...], carriers: Carriers, *, delete_data: bool) -> tuple[Undo, ...]:
     """Return how a step is taken back on a host of a cluster that others carry, or do not."""
     if carriers.goes_on:
-        return _leaving(undos, carriers.host)
+        return _leaving(undos, carriers)
     if carriers.problem:
         # Data that stays is written down still, for when it is known that nobody else has the cluster.
         return tuple(
@@ -49,8 +56,10 @@ def fitting(undos: tuple[Undo, ...], carriers: Carriers, *, delete_data: bool) -
     return tuple(undo for undo in undos if not isinstance(undo, LeaveCluster))
 
 
-def _leaving(undos: tuple[Undo, ...], host: str) -> tuple[Undo, ...]:
-    own = tuple(undo for undo in undos if not isinstance(undo, DeleteObjects))
-    stops = any(isinstance(undo, StopService) for undo in own)
-    leaves = any(isinstance(undo, LeaveCluster) for undo in own)
-    return (LeaveCluster(host), *own) if stops and not leaves else own
+def _leaving(undos: tuple[Undo, ...], carriers: Carriers) -> tuple[Undo, ...]:
+    """Its members go before the node, and the node before what runs there."""
+    own = tuple(undo for undo in undos if not isinstance(undo, DeleteObjects | LeaveCluster))
+    if not any(isinstance(undo, StopService) for undo in own):
+        return own
+    leaves_etcd = (LeaveEtcd(carriers.host),) if carriers.members else ()
+    return (*leaves_etcd, LeaveCluster(carriers.host), *own)

@@ -70,6 +70,16 @@ def is_good(certificate: bytes, signed_by: bytes, now: dt.datetime) -> bool:
     return found.not_valid_after_utc > now + _SOON
 
 
+def addresses(certificate: bytes) -> set[str]:
+    """Return the addresses that a certificate is good for."""
+    try:
+        extensions = x509.load_pem_x509_certificate(certificate).extensions
+        names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (ValueError, x509.ExtensionNotFound):
+        return set()
+    return set(map(str, names.get_values_for_type(x509.IPAddress)))
+
+
 def _issued(
     signer: Pair, name: str, now: dt.datetime, usages: list[x509.ObjectIdentifier], addresses: Iterable[str]
 ) -> Pair:

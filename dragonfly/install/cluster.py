@@ -221,6 +221,22 @@ class Cluster:
         """
         return tuple(str(node["metadata"]["name"]) for node in self._list(NODE, "", {label: value}))
 
+    def hosts(self) -> Mapping[str, str]:
+        """Return the addresses of all nodes by their names.
+
+        Raises:
+            StepFailed: the API server does not answer.
+        """
+        return {str(node["metadata"]["name"]): _internal_address(node) for node in self._list(NODE, "", {})}
+
+    def pods(self, namespace: str, labels: Mapping[str, str], host: str) -> list[Object]:
+        """Return the pods with these labels that are on a node.
+
+        Raises:
+            StepFailed: the API server does not answer.
+        """
+        return [pod for pod in self._list(POD, namespace, labels) if pod["spec"].get("nodeName") == host]
+
     def hosts_without(self, image: str) -> tuple[str, ...]:
         """Return the nodes that may get pods and do not have an image, in order.
 

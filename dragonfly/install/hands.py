@@ -3,13 +3,11 @@
 import base64
 import datetime as dt
 import hashlib
-import http.client
-import json
 import socket
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from dragonfly.install import k3s
 from dragonfly.install.carriers import ETCD_ROLE, Carriers
@@ -19,6 +17,7 @@ from dragonfly.install.execution import StepFailed
 from dragonfly.install.host import Host, sha256
 from dragonfly.install.manifests import MEMBER, MEMBER_LABEL, NAME, NAMESPACE
 from dragonfly.install.neighbours import Neighbours
+from dragonfly.install.own_etcd import OwnEtcd
 from dragonfly.install.record_kept import keep, seen
 from dragonfly.install.recorded import Seen
 from dragonfly.install.secrets_made import Secrets
@@ -37,8 +36,10 @@ from dragonfly.install.steps import (
     GiveEtcd,
     Gone,
     ImportImages,
+    JoinEtcd,
     KeepRecord,
     LeaveCluster,
+    LeaveEtcd,
     MakeDirectory,
     MakeSecrets,
     RemoveDirectory,
@@ -52,15 +53,16 @@ from dragonfly.install.steps import (
     WriteFile,
     names_of,
 )
+from dragonfly.install.swarm_asked import swarm_problem
 from dragonfly.install.upgrade import restored
 from dragonfly.kube.resources import SECRET, Object, Ref
 
 T = TypeVar("T")
 
 _PAUSE: Final = 0.5
-_ANSWER_SECONDS: Final = 10
 _BACK_SECONDS: Final = 300
 _TELL_SECONDS: Final = 20
+_LEAVE_SECONDS: Final = 120
 _DOWN_SECONDS: Final = 90
 """systemd starts k3s again within some; one that stays away for so long does not come."""
 
@@ -81,7 +83,8 @@ class RealHands:
         self._saved = saved
         self._cluster = Cluster(host.path(str(k3s.KUBECONFIG)))
         self._neighbours = neighbours or Neighbours()
-        self.secrets = Secrets(host, self._cluster, now)
+        self.own_etcd = OwnEtcd(host, self._cluster, now)
+        self.secrets = Secrets(host, self._cluster, self.own_etcd, now)
 
     def is_done(self, action: Action, proof: str) -> bool:
         try:
@@ -128,7 +131,9 @@ class RealHands:
             case GiveEtcd():
                 return self.secrets.has_given(action)
             case FoundEtcd():
-                return self.secrets.has_found(action)
+                return self.own_etcd.has_found(action)
+            case JoinEtcd():
+                return self.own_etcd.has_joined(action)
             case AwaitImage(hostname, image):
                 return hostname not in cluster.hosts_without(image)
             case AwaitReplicas(namespace, name):
@@ -202,7 +207,10 @@ class RealHands:
             case GiveEtcd():
                 self.secrets.give(action, say)
             case FoundEtcd():
-                self.secrets.found(action, say)
+                self.own_etcd.found(action, say)
+                self._wait(lambda: self.own_etcd.join(action, say), action.seconds, say)
+            case JoinEtcd():
+                self._wait(lambda: self.own_etcd.join(action, say), action.seconds, say)
             case AwaitImage(hostname, image, seconds):
                 self._wait(lambda: self._untold(hostname, image), seconds, say)
             case AwaitReplicas(namespace, name, seconds):
@@ -222,6 +230,8 @@ class RealHands:
                 host.remove_tree(path)
             case StopService(unit):
                 host.stop(unit)
+            case LeaveEtcd(hostname):
+                self._wait(lambda: self.own_etcd.leave(hostname, self.secrets.give_endpoints), _LEAVE_SECONDS, _unsaid)
             case LeaveCluster(hostname):
                 return self._cluster.leave(hostname)
             case DeleteObjects(objects):
@@ -237,7 +247,9 @@ class RealHands:
         def told() -> Carriers:
             servers = cluster.labelled_names(ETCD_ROLE, "true")
             members = cluster.labelled_names(MEMBER_LABEL, MEMBER)
-            return Carriers(host, tuple(name for name in servers if name != host), members)
+            others = tuple(name for name in servers if name != host)
+            problem = self.own_etcd.leaving_problem(host) if others and members else ""
+            return Carriers(host, others, members, etcd_problem=problem)
 
         try:
             return self._told(told)
@@ -251,6 +263,10 @@ class RealHands:
             StepFailed: the API server does not answer.
         """
         return self._told(lambda: seen(self._cluster))
+
+    def remark(self) -> str:
+        """Return what is to be known of the swarm that stands now; empty if nothing is."""
+        return self.own_etcd.remark()
 
     def others_without(self, image: str) -> tuple[str, ...]:
         """Return the other hosts of the cluster that may get replicas and do not have their image.
@@ -344,41 +360,19 @@ class RealHands:
         def problem() -> str:
             nonlocal address
             address = self._cluster.service_address(action.namespace, action.name)
-            return _swarm_problem(address, action.port, token) if address else "the load balancer has no address yet"
+            return swarm_problem(address, action.port, token) if address else "the load balancer has no address yet"
 
         self._wait(problem, action.seconds, say)
         return f"http://{address}:{action.port}"
 
 
+def _unsaid(text: str) -> None:
+    pass
+
+
 def _hostname() -> str:
     """Return this host's name, as its node has it."""
     return socket.gethostname().lower()
-
-
-def _swarm_problem(address: str, port: int, token: str) -> str:
-    """Return why the swarm is not well; empty if it is."""
-    try:
-        swarm = _asked(address, port, token)
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        return f"the swarm does not answer at {address}:{port}: {error}"
-    if unowned := swarm.get("unowned"):
-        return f"{len(unowned)} shards have no owner yet"
-    state = swarm.get("etcd", {}).get("state", "ok")
-    return "" if state == "ok" else f"etcd is {state}"
-
-
-def _asked(address: str, port: int, token: str) -> dict[str, Any]:
-    connection = http.client.HTTPConnection(address, port, timeout=_ANSWER_SECONDS)
-    try:
-        connection.request("GET", "/api/v1/swarm", headers={"Authorization": f"Bearer {token}"})
-        answer = connection.getresponse()
-        body = answer.read()
-        if answer.status != http.client.OK:
-            raise ValueError(f"it said {answer.status}")
-        found: dict[str, Any] = json.loads(body)
-        return found
-    finally:
-        connection.close()
 
 
 def _chart(action: ApplyChart) -> Object:

@@ -150,6 +150,10 @@ class Host:
         except OSError as error:
             raise StepFailed(f"{error.filename} cannot be removed: {error.strerror}") from error
 
+    def rename(self, place: str, new: str) -> None:
+        """Move a directory to a place beside it where nothing is."""
+        self.path(place).rename(self.path(new))
+
     def systemctl(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         # A unit of type `notify` is waited for until it is ready; k3s unpacks images first.
         return _run("systemctl", *arguments, seconds=_START_SECONDS)

@@ -27,6 +27,7 @@ from dragonfly.install.steps import (
     FoundEtcd,
     GiveEtcd,
     ImportImages,
+    JoinEtcd,
     KeepRecord,
     MakeDirectory,
     MakeSecrets,
@@ -112,11 +113,11 @@ def _files(options: Options, facts: HostFacts, images: tuple[str, ...]) -> Itera
         "leave the cluster's data there; with --delete-data, remove it",
         MakeDirectory(data, 0o755, is_tree=True, is_data=True),
     )
-    if options.etcd == "dedicated":
+    if _may_have_member(options):
         yield Step(
             "own-etcd-data",
             f"Make {ETCD_DIRECTORY}",
-            "it is there, for a member of the swarm's own etcd",
+            "it is there, for a member of the swarm's own etcd" + ("" if options.etcd else ", if it has one"),
             "leave the swarm's data there; with --delete-data, remove it",
             MakeDirectory(ETCD_DIRECTORY, 0o700, is_tree=True, is_data=True),
         )
@@ -154,6 +155,11 @@ def _files(options: Options, facts: HostFacts, images: tuple[str, ...]) -> Itera
         "remove it, or put back what was there",
         WriteFile(str(k3s.UNIT), k3s.UNIT_TEXT),
     )
+
+
+def _may_have_member(options: Options) -> bool:
+    """Whether the swarm has an etcd of its own; what it has, a host that joins is told by the cluster alone."""
+    return options.etcd == "dedicated" or not (options.is_first or options.etcd)
 
 
 def _binary(options: Options, facts: HostFacts) -> Step:
@@ -266,8 +272,16 @@ def _etcd(options: Options, facts: HostFacts) -> Iterator[Step]:
             "own-etcd",
             "Make the certificate of the swarm's own etcd, with a first member on this host",
             "its Secret is there, and this node is labelled for it",
-            "leave them with the data of the cluster",
+            "take the member out while others carry the cluster; else leave all with its data",
             FoundEtcd(facts.hostname, facts.address),
+        )
+    elif _may_have_member(options):
+        yield Step(
+            "own-etcd",
+            "Make this host a member of the swarm's own etcd, if it has one",
+            "it is a member with a vote, or the swarm has no etcd of its own",
+            "take the member out while others carry the cluster",
+            JoinEtcd(facts.hostname, facts.address),
         )
     external = options.external
     yield Step(

@@ -66,7 +66,7 @@ def preflight(options: Options, facts: HostFacts) -> tuple[Check, ...]:
         for group in (
             _system(facts),
             _size(facts),
-            _ground(facts),
+            _ground(options, facts),
             _standing(options, facts),
             _ports(options, facts),
             _network(options, facts),
@@ -119,7 +119,7 @@ def _size(facts: HostFacts) -> Iterator[Check]:
     )
 
 
-def _ground(facts: HostFacts) -> Iterator[Check]:
+def _ground(options: Options, facts: HostFacts) -> Iterator[Check]:
     missing = [name for name in _CGROUPS if name not in facts.cgroup_controllers]
     yield _verdict(
         "cgroups",
@@ -133,7 +133,8 @@ def _ground(facts: HostFacts) -> Iterator[Check]:
         yield Check(
             "data",
             "warning",
-            "an installation that was taken off left its data, and this one goes on with it",
+            "an installation that was taken off left its data, and this one goes on with it"
+            + ("" if options.is_first else ", unless the cluster went on without this host"),
             "If you don't want that: dragonfly uninstall --delete-data",
         )
     if facts.is_installed:
@@ -168,6 +169,7 @@ def _ports(options: Options, facts: HostFacts) -> Iterator[Check]:
         named |= {("tcp", port): use for port, use in _DEDICATED_PORTS.items()}
     if not options.dhcp:
         wanted.pop(("udp", 67))
+    yield from _ports_of_a_member(options, facts)
     taken = [listener for listener in facts.listeners if (listener.protocol, listener.port) in wanted]
     for listener in taken:
         yield Check(
@@ -179,6 +181,16 @@ def _ports(options: Options, facts: HostFacts) -> Iterator[Check]:
         )
     if not taken:
         yield Check("ports", "ok", "all free")
+
+
+def _ports_of_a_member(options: Options, facts: HostFacts) -> Iterator[Check]:
+    """Whose etcd the swarm has is known only to the cluster that this host joins."""
+    if options.is_first or options.etcd:
+        return
+    for listener in facts.listeners:
+        if listener.protocol == "tcp" and listener.port in _DEDICATED_PORTS:
+            found = f"tcp {listener.port} is {_holder(listener)}, which the swarm's etcd needs if it is one of its own"
+            yield Check("ports", "warning", found, _free(listener))
 
 
 def _holder(listener: Listener) -> str:
@@ -201,8 +213,8 @@ def _network(options: Options, facts: HostFacts) -> Iterator[Check]:
         yield Check(
             "etcd",
             "warning",
-            "the swarm's own etcd has one member, on this host, until there are more",
-            "When there are three hosts, add members (docs/kubernetes.md, An etcd of its own).",
+            "the swarm's own etcd has one member, on this host, until others join",
+            "Join two more hosts: each gets a member of it (dragonfly install --join).",
         )
     if options.dhcp and options.is_first:
         yield _dhcp(facts)

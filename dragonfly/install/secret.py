@@ -84,11 +84,11 @@ def with_access(settings: Settings, found: EtcdAccess) -> Settings:
     return msgspec.structs.replace(
         with_tokens(settings, found),
         etcd_endpoints=found.endpoints,
-        etcd_ca_file=_in_memory(found.ca),
-        etcd_cert_file=_in_memory(found.cert),
-        etcd_key_file=_in_memory(found.key),
+        etcd_ca_file=in_memory(found.ca),
+        etcd_cert_file=in_memory(found.cert),
+        etcd_key_file=in_memory(found.key),
         etcd_username=found.username,
-        etcd_password_file=_in_memory(found.password),
+        etcd_password_file=in_memory(found.password),
     )
 
 
@@ -98,8 +98,8 @@ def with_tokens(settings: Settings, found: EtcdAccess) -> Settings:
     return msgspec.structs.replace(
         settings,
         etcd_prefix=prefix,
-        replica_token_file=settings.replica_token_file or _in_memory(found.replica_token),
-        secret_key_file=settings.secret_key_file or _in_memory(found.secret_key),
+        replica_token_file=settings.replica_token_file or in_memory(found.replica_token),
+        secret_key_file=settings.secret_key_file or in_memory(found.secret_key),
     )
 
 
@@ -131,7 +131,7 @@ def _service(text: str) -> ServiceRef:
     return ServiceRef(*match.groups())
 
 
-def _in_memory(content: bytes) -> str:
+def in_memory(content: bytes) -> str:
     """Return a path that this process alone can open, as often as it likes, until it ends; empty for nothing."""
     if not content:
         return ""

@@ -15,31 +15,28 @@ from dragonfly.install.detection import SECRET
 from dragonfly.install.etcd_mode import agreed, standing
 from dragonfly.install.execution import StepFailed
 from dragonfly.install.host import Host
-from dragonfly.install.manifests import ETCD_NAMESPACE, MEMBER, MEMBER_LABEL, NAME, NAMESPACE, OWN_SECRET
-from dragonfly.install.steps import FoundEtcd, GiveEtcd, MakeSecrets
-from dragonfly.kube.resources import DAEMON_SET, DEPLOYMENT, NODE, Object, Ref
-from dragonfly.kube.resources import SECRET as SECRETS
+from dragonfly.install.manifests import NAME, NAMESPACE, OWN_SECRET
+from dragonfly.install.own_etcd import OwnEtcd
+from dragonfly.install.secret_data import read, secret
+from dragonfly.install.steps import GiveEtcd, MakeSecrets
+from dragonfly.kube.resources import DEPLOYMENT, Object, Ref
 
 Say = Callable[[str], None]
 
 ADMIN_TOKEN: Final = "admin-token"  # noqa: S105 - its key
 _REPLICA_TOKEN: Final = "replica-token"  # noqa: S105 - its key
 _SECRET_KEY: Final = "secret-key"  # noqa: S105 - its key
-_ETCD_SECRET: Final = "etcd"  # noqa: S105 - its name
-_AUTHORITY_SECRET: Final = "etcd-authority"  # noqa: S105 - its name
-_DEDICATED_PORT: Final = 12379
-_PEER_PORT: Final = 12380
 _RESTART: Final = "dragonfly.io/etcd-access"
 _DEPLOYMENT: Final = Ref(DEPLOYMENT, NAMESPACE, NAME)
-_OWN_ETCD: Final = Ref(DAEMON_SET, ETCD_NAMESPACE, "etcd")
 
 
 class Secrets:
     """Makes them, from what is on this host and in the cluster."""
 
-    def __init__(self, host: Host, cluster: Cluster, now: Callable[[], dt.datetime]) -> None:
+    def __init__(self, host: Host, cluster: Cluster, own_etcd: OwnEtcd, now: Callable[[], dt.datetime]) -> None:
         self._host = host
         self._cluster = cluster
+        self._own_etcd = own_etcd
         self._now = now
 
     def admin_token(self) -> str:
@@ -66,7 +63,7 @@ class Secrets:
             _SECRET_KEY: base64.b64encode(secrets.token_bytes(32)),
         }
         data = made | dict(self._read(action.namespace, action.name))
-        self._cluster.apply([_secret(action.namespace, action.name, data)], say)
+        self._cluster.apply([secret(action.namespace, action.name, data)], say)
 
     def has_given(self, action: GiveEtcd) -> bool:
         given = self._given(action)
@@ -82,7 +79,21 @@ class Secrets:
         """
         given = self._given(action)
         self._cluster.apply(given, say)
-        annotations = {_RESTART: self._digest(given[0])}
+        self._restart(given[0])
+
+    def give_endpoints(self, endpoints: tuple[str, ...]) -> None:
+        """Tell the replicas of other members of the etcd that they have, and have them start again one by one.
+
+        Raises:
+            StepFailed: the API server refuses it.
+        """
+        access = {**self._read(NAMESPACE, SECRET), "endpoints": ",".join(endpoints).encode()}
+        told = secret(NAMESPACE, SECRET, access)
+        self._cluster.apply([told], lambda _: None)
+        self._restart(told)
+
+    def _restart(self, access: Object) -> None:
+        annotations = {_RESTART: self._digest(access)}
         self._cluster.patch(_DEPLOYMENT, {"spec": {"template": {"metadata": {"annotations": annotations}}}})
 
     def _given(self, action: GiveEtcd) -> list[Object]:
@@ -94,11 +105,11 @@ class Secrets:
             "service": f"{NAMESPACE}/{NAME}:http".encode(),
             "secretKey": own[_SECRET_KEY],
         }
-        return [_secret(action.namespace, SECRET, access), _secret(action.outside, SECRET, outside)]
+        return [secret(action.namespace, SECRET, access), secret(action.outside, SECRET, outside)]
 
     def _joined(self, action: GiveEtcd) -> Mapping[str, bytes]:
         old = self._read(action.namespace, SECRET)
-        found = standing(old, has_own_etcd=self._cluster.get(_OWN_ETCD) is not None)
+        found = standing(old, has_own_etcd=self._own_etcd.is_there())
         return {**old, **self._access(agreed(action.mode, found), action)}
 
     def _access(self, mode: str, action: GiveEtcd) -> Mapping[str, bytes]:
@@ -131,14 +142,7 @@ class Secrets:
             raise StepFailed(f"{k3s.ETCD_CA_KEY}: {error}") from error
 
     def _dedicated(self, action: GiveEtcd) -> Mapping[str, bytes]:
-        found = self._read(ETCD_NAMESPACE, _ETCD_SECRET)
-        if not found:
-            raise StepFailed(
-                f"Secret {ETCD_NAMESPACE}/{_ETCD_SECRET} is not there", "dragonfly install makes it again."
-            )
-        members = self._cluster.labelled_addresses(MEMBER_LABEL, MEMBER) or (action.address,)
-        endpoints = ",".join(f"https://{address}:{_DEDICATED_PORT}" for address in members)
-        return {"endpoints": endpoints.encode(), "ca": found["ca"], "cert": found["cert"], "key": found["key"]}
+        return {"endpoints": ",".join(self._own_etcd.endpoints(action.address)).encode(), **self._own_etcd.access()}
 
     def _external(self, action: GiveEtcd) -> Mapping[str, bytes]:
         if not action.endpoints:  # a host that joins: the first one was told
@@ -150,36 +154,6 @@ class Secrets:
             "password": _content(action.password_file).strip(),
         }
 
-    def has_found(self, action: FoundEtcd) -> bool:
-        node = self._cluster.get(Ref(NODE, "", action.hostname))
-        labels = node["metadata"].get("labels", {}) if node else {}
-        return labels.get(MEMBER_LABEL) == MEMBER and bool(self._read(ETCD_NAMESPACE, _ETCD_SECRET))
-
-    def found(self, action: FoundEtcd, say: Say) -> None:
-        """Make the authority, a certificate and a first member of the swarm's own etcd; those that are there stay.
-
-        Raises:
-            StepFailed: the API server refuses it.
-        """
-        if not self._read(ETCD_NAMESPACE, _ETCD_SECRET):
-            now = self._now()
-            authority = certificates.authority("dragonfly-etcd", now)
-            pair = certificates.member(authority, (action.address,), now)
-            access = {
-                "ca": authority.certificate,
-                "cert": pair.certificate,
-                "key": pair.key,
-                "initial-cluster": f"{action.hostname}=https://{action.address}:{_PEER_PORT}".encode(),
-                "initial-cluster-state": b"new",
-            }
-            kept = {"ca": authority.certificate, "key": authority.key}
-            self._cluster.apply(
-                [_secret(ETCD_NAMESPACE, _AUTHORITY_SECRET, kept), _secret(ETCD_NAMESPACE, _ETCD_SECRET, access)], say
-            )
-        node = Ref(NODE, "", action.hostname)
-        if not self._cluster.patch(node, {"metadata": {"labels": {MEMBER_LABEL: MEMBER}}}):
-            raise StepFailed(f"{node} is not there")
-
     def _own(self) -> Mapping[str, bytes]:
         found = self._read(NAMESPACE, OWN_SECRET)
         if not found:
@@ -187,21 +161,10 @@ class Secrets:
         return found
 
     def _read(self, namespace: str, name: str) -> Mapping[str, bytes]:
-        found = self._cluster.get(Ref(SECRETS, namespace, name))
-        return {key: base64.b64decode(value) for key, value in ((found or {}).get("data") or {}).items()}
+        return read(self._cluster, namespace, name)
 
     def _file(self, place: str) -> bytes:
         return _content(str(self._host.path(place)))
-
-
-def _secret(namespace: str, name: str, data: Mapping[str, bytes]) -> Object:
-    return {
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "metadata": {"name": name, "namespace": namespace},
-        "type": "Opaque",
-        "data": {key: base64.b64encode(value).decode() for key, value in sorted(data.items())},
-    }
 
 
 def _content(path: str) -> bytes:

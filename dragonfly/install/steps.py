@@ -120,10 +120,19 @@ class GiveEtcd(msgspec.Struct, frozen=True, tag="etcd"):
 
 
 class FoundEtcd(msgspec.Struct, frozen=True, tag="own-etcd"):
-    """The swarm's own etcd has a certificate and a first member, on this host."""
+    """The swarm's own etcd has a certificate and a member on this host, the first one if there is no other."""
 
     hostname: str
     address: str
+    seconds: float = 900
+
+
+class JoinEtcd(msgspec.Struct, frozen=True, tag="join-etcd"):
+    """If the swarm has an etcd of its own, this host has a member of it, with a vote."""
+
+    hostname: str
+    address: str
+    seconds: float = 900
 
 
 class AwaitImage(msgspec.Struct, frozen=True, tag="image"):
@@ -166,6 +175,7 @@ Action: TypeAlias = (
     | MakeSecrets
     | GiveEtcd
     | FoundEtcd
+    | JoinEtcd
     | AwaitImage
     | AwaitReplicas
     | SelfTest
@@ -200,6 +210,12 @@ class StopService(msgspec.Struct, frozen=True, tag="stop"):
     unit: str
 
 
+class LeaveEtcd(msgspec.Struct, frozen=True, tag="leave-etcd"):
+    """Take a host's member out of the swarm's own etcd, after the replicas were told of those that stay."""
+
+    hostname: str
+
+
 class LeaveCluster(msgspec.Struct, frozen=True, tag="leave"):
     hostname: str
 
@@ -218,7 +234,9 @@ class DeleteObjects(msgspec.Struct, frozen=True, tag="delete"):
     is_data: bool = False
 
 
-Undo: TypeAlias = RemoveFile | RestoreFile | RemoveDirectory | RemoveTree | StopService | LeaveCluster | DeleteObjects
+Undo: TypeAlias = (
+    RemoveFile | RestoreFile | RemoveDirectory | RemoveTree | StopService | LeaveEtcd | LeaveCluster | DeleteObjects
+)
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -255,6 +273,8 @@ def in_words(undo: Undo) -> str:
             return f"put {path} back"
         case StopService(unit):
             return f"stop {unit} and its containers"
+        case LeaveEtcd(hostname):
+            return f"take the member on {hostname} out of the swarm's own etcd"
         case LeaveCluster(hostname):
             return f"take node {hostname} out of the cluster"
         case DeleteObjects(objects):

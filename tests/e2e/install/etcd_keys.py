@@ -46,12 +46,13 @@ def control_planes(host: BareHost) -> EtcdKeys:
 
 
 def replicas(host: BareHost, directory: Path) -> EtcdKeys:
-    """The etcd that the replicas are told of, entered with their certificate."""
+    """The etcd that the replicas are told of, by the member on this host, entered with their certificate."""
     flags: list[str] = []
     for flag, key in (("--cacert", "ca"), ("--cert", "cert"), ("--key", "key")):
         (directory / key).write_text(host.secret("dragonfly-etcd", key))
         flags += (flag, str(directory / key))
-    return EtcdKeys(host, host.secret("dragonfly-etcd", "endpoints"), tuple(flags))
+    (here,) = (url for url in host.secret("dragonfly-etcd", "endpoints").split(",") if f"//{host.address}:" in url)
+    return EtcdKeys(host, here, tuple(flags))
 
 
 def _base64(text: str) -> str:

@@ -18,6 +18,7 @@ class Site:
     def __init__(self, found: list[BareHost], directory: Path, *flags: str) -> None:
         """Install on the first; `flags`: with which options besides."""
         self.first, self.second, self.third = found
+        self.directory = directory
         self.token_file = directory / "token"
         self.before = {host.name: host.state() for host in found}
         installed = finished(self.first.install(*ALL, *flags, "--floating-ip", FLOATING))

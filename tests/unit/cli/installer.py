@@ -46,6 +46,7 @@ class NoHands:
         self.secrets = self
         self.carried_by = Carriers("host-1")
         self.lacking: tuple[str, ...] = ()
+        self.said = ""
         self.kept = ""
         self.nodes: tuple[str, ...] = ("node-1",)
         self.answers = True
@@ -66,6 +67,9 @@ class NoHands:
         if not self.answers:
             raise StepFailed("the API server does not answer")
         return Seen(self.kept, self.nodes)
+
+    def remark(self) -> str:
+        return self.said
 
     def others_without(self, image: str) -> tuple[str, ...]:
         assert image in {"dragonfly:0.1.0", "x/y:1", "x/y:2"}

@@ -22,6 +22,7 @@ from dragonfly.install.steps import (
     DeleteObjects,
     GiveEtcd,
     LeaveCluster,
+    LeaveEtcd,
     RemoveTree,
     SelfTest,
     StopService,
@@ -277,16 +278,40 @@ def test_what_is_in_a_cluster_that_does_not_answer_stays_and_that_is_said(
     assert StopService("k3s.service") in here.hands.undone
 
 
-def test_a_founder_with_the_only_member_of_the_swarms_etcd_does_not_leave_others_without_it(
+def test_a_host_that_the_swarms_own_etcd_cannot_do_without_does_not_leave(
     here: Here, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(["install", *IMAGE, "--etcd", "dedicated", "--yes"])
-    here.hands.carried_by = Carriers("host-1", ("host-2",), members=("host-1",))
+    problem = "it is the only member of the swarm's own etcd"
+    here.hands.carried_by = Carriers("host-1", ("host-2",), members=("host-1",), etcd_problem=problem)
 
     assert run(["uninstall", "--yes", "--delete-data"]) == Exit.REFUSED
 
-    assert "the only member of the swarm's own etcd is on this host" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert f"the swarm's own etcd cannot do without this host: {problem}; nothing was changed" in told
+    assert "Have more members first: dragonfly install" in told
     assert not here.hands.undone
+
+
+def test_a_host_takes_its_member_of_the_swarms_own_etcd_out_before_its_node(
+    here: Here, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(["install", *IMAGE, "--etcd", "dedicated", "--yes"])
+    here.hands.carried_by = Carriers("host-1", ("host-2", "host-3"), members=("host-1", "host-2", "host-3"))
+
+    assert run(["uninstall", "--yes", "--delete-data"]) == Exit.OK
+
+    assert here.hands.undone[:3] == [LeaveEtcd("host-1"), LeaveCluster("host-1"), StopService("k3s.service")]
+    assert "has 2 members and tolerates the loss of none" in capsys.readouterr().out
+
+
+def test_what_the_number_of_members_means_is_said_in_the_end(here: Here, capsys: pytest.CaptureFixture[str]) -> None:
+    here.hands.said = "The swarm's own etcd has 3 members and tolerates the loss of 1."
+
+    assert run(["install", *IMAGE, "--etcd", "dedicated", "--yes"]) == Exit.OK
+    assert here.hands.said in capsys.readouterr().out
+    assert run(["install", "--yes", "-o", "json"]) == Exit.OK
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["etcd"] == here.hands.said
 
 
 def test_uninstalling_asks_too(here: Here, capsys: pytest.CaptureFixture[str]) -> None:

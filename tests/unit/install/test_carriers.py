@@ -1,7 +1,7 @@
 """What a host takes back follows from who carries its cluster: only the last server takes away what is in it."""
 
 from dragonfly.install.carriers import Carriers, fitting
-from dragonfly.install.steps import DeleteObjects, Gone, LeaveCluster, RemoveTree, StopService, Undo
+from dragonfly.install.steps import DeleteObjects, Gone, LeaveCluster, LeaveEtcd, RemoveTree, StopService, Undo
 
 ALONE = Carriers("host-1")
 CARRIED = Carriers("host-1", ("host-2",))
@@ -40,8 +40,16 @@ def test_what_is_in_a_cluster_that_does_not_answer_is_left_alone() -> None:
     assert fitting((LeaveCluster("host-1"), *STOP), UNKNOWN, delete_data=True) == (LeaveCluster("host-1"), *STOP)
 
 
-def test_the_only_member_of_the_swarms_own_etcd_is_not_left_behind_by_others() -> None:
-    assert Carriers("host-1", ("host-2",), members=("host-1",)).loses_swarm
+def test_the_swarms_own_etcd_is_not_left_where_it_cannot_go_on() -> None:
+    problem = "it is the only member of the swarm's own etcd"
+    assert Carriers("host-1", ("host-2",), members=("host-1",), etcd_problem=problem).loses_swarm
     assert not Carriers("host-1", ("host-2",), members=("host-1", "host-2")).loses_swarm
-    assert not Carriers("host-1", members=("host-1",)).loses_swarm
     assert not CARRIED.loses_swarm
+
+
+def test_a_member_of_the_swarms_own_etcd_is_taken_out_before_the_node_and_never_the_last_one() -> None:
+    carried = Carriers("host-1", ("host-2",), members=("host-1", "host-2"))
+    for undos in (STOP, (LeaveCluster("host-1"), *STOP)):
+        assert fitting(undos, carried, delete_data=True) == (LeaveEtcd("host-1"), LeaveCluster("host-1"), *STOP)
+    assert carried.members_left == 1
+    assert fitting(STOP, Carriers("host-1", members=("host-1",)), delete_data=True) == STOP

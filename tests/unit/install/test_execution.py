@@ -190,7 +190,10 @@ def test_the_cluster_is_asked_who_carries_it(world: World, monkeypatch: pytest.M
     monkeypatch.setattr(Cluster, "is_known", property(lambda _: True))
     nodes = {"node-role.kubernetes.io/etcd": (host, "other-1", "other-2"), "dragonfly.io/etcd": (host,)}
     monkeypatch.setattr(Cluster, "labelled_names", lambda _, label, value: nodes[label])
-    assert world.hands.carriers() == Carriers(host, ("other-1", "other-2"), (host,))
+    monkeypatch.setattr(world.hands.own_etcd, "leaving_problem", lambda name: f"{name} is the only one")
+    assert world.hands.carriers() == Carriers(
+        host, ("other-1", "other-2"), (host,), etcd_problem=f"{host} is the only one"
+    )
 
     def refused(*_: str) -> tuple[str, ...]:
         raise StepFailed("nodes cannot be listed: connection refused")

@@ -15,6 +15,7 @@ from dragonfly.install.cluster import Cluster
 from dragonfly.install.execution import StepFailed
 from dragonfly.install.host import Host
 from dragonfly.install.options import JoinedMode
+from dragonfly.install.own_etcd import OwnEtcd
 from dragonfly.install.secrets_made import Secrets
 from dragonfly.install.steps import GiveEtcd
 from dragonfly.kube.resources import DAEMON_SET, DEPLOYMENT, SECRET, Object, Ref, ref_of
@@ -84,7 +85,7 @@ def secrets(cluster: ValuesOfACluster, tmp_path: Path) -> Secrets:
     host, authority = Host(tmp_path), certificates.authority("etcd", NOW)
     host.write(str(k3s.ETCD_CA), authority.certificate, 0o600)
     host.write(str(k3s.ETCD_CA_KEY), authority.key, 0o600)
-    return Secrets(host, cluster, lambda: NOW)
+    return Secrets(host, cluster, OwnEtcd(host, cluster, lambda: NOW), lambda: NOW)
 
 
 def with_own_etcd(cluster: ValuesOfACluster) -> None:

@@ -8,7 +8,7 @@ import yaml
 
 from dragonfly.install.host_facts import HostFacts
 from dragonfly.install.k3s import POD_NETWORK
-from dragonfly.install.options import EtcdMode, ExternalEtcd, Options
+from dragonfly.install.options import EtcdMode, ExternalEtcd, JoinedMode, Options
 from dragonfly.install.plan import own_part, plan
 from dragonfly.install.recorded import ClusterWide, Record, Seen, Server, as_object, cluster_wide, parsed, written
 from dragonfly.install.steps import (
@@ -16,6 +16,7 @@ from dragonfly.install.steps import (
     ApplyObjects,
     AwaitImage,
     Download,
+    JoinEtcd,
     KeepRecord,
     MakeDirectory,
     Plan,
@@ -121,7 +122,8 @@ def test_a_host_that_joined_carries_out_the_clusters_steps_if_it_is_told_what_th
 
     made = plan(joined, FACTS, cluster=cluster_wide(recorded, Server("node-1", "10.0.0.1"), seen))
 
-    assert names(made)[names(made).index("node") :] == FIRST[FIRST.index("node") :]
+    there = [name for name in names(made) if name != "own-etcd"]
+    assert there[there.index("node") :] == FIRST[FIRST.index("node") :]
     assert objects(made)["Service", "dragonfly"]["spec"]["loadBalancerIP"] == "10.0.0.50"
     assert values(made)["publicIP"] == "10.0.0.9"
     assert step(made, "tinkerbell").title == "Install Tinkerbell v0.25.0"
@@ -149,6 +151,22 @@ def test_the_own_part_of_an_upgrade_changes_nothing_in_the_cluster(options: Opti
     assert names(made)[-3:] == ["node", "import-new.tar", "told"]
     assert made.steps[-1].action == AwaitImage("node-1", "x/y:2")
     assert not {"record", "manifests", "etcd", "replicas"} & set(names(made))
+
+
+def test_a_host_that_joins_has_a_member_of_an_etcd_that_the_swarm_may_have_of_its_own() -> None:
+    modes: tuple[tuple[JoinedMode, bool], ...] = (
+        ("", True),
+        ("dedicated", True),
+        ("shared", False),
+        ("external", False),
+    )
+    for mode, has_member in modes:
+        made = plan(Options(join="10.0.0.50", token_file="/token", etcd=mode), FACTS)
+        assert [name for name in names(made) if "own-etcd" in name] == ["own-etcd-data", "own-etcd"] * has_member
+    joined = plan(Options(join="10.0.0.50", token_file="/token", etcd=""), FACTS)
+    assert step(joined, "own-etcd").action == JoinEtcd(FACTS.hostname, FACTS.address)
+    # Before replicas hear of it, and after there is a node for its pod.
+    assert names(joined)[-6:] == ["k3s", "node", "own-etcd", "etcd", "replicas", "self-test"]
 
 
 @pytest.mark.parametrize(

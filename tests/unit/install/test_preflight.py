@@ -136,6 +136,25 @@ def test_joining_needs_a_server_that_answers_and_clocks_that_agree() -> None:
     assert clock.found == "60 s behind 10.0.0.2"
 
 
+def test_who_joins_may_need_the_ports_of_a_swarms_own_etcd() -> None:
+    taken = (Listener("tcp", 12379, "nginx (pid 9)"),)
+    options = Options(join="10.0.0.1", token_file="/token", etcd="", image="x/y:1")
+
+    (found,) = (one for one in checks(options=options, listeners=taken) if one.level == "warning")
+
+    assert found.found == "tcp 12379 is taken by nginx (pid 9), which the swarm's etcd needs if it is one of its own"
+    assert not errors(checks(options=options, listeners=taken))
+    founder = Options(etcd="dedicated", image="x/y:1")
+    assert [one.name for one in errors(checks(options=founder, listeners=taken))] == ["ports"]
+
+
+def test_what_stayed_of_an_installation_is_told_also_to_who_joins() -> None:
+    joined = Options(join="10.0.0.1", token_file="/token", etcd="", image="x/y:1")
+    for options, told in ((WITH_IMAGE, "goes on with it"), (joined, "unless the cluster went on without this host")):
+        (found,) = (one for one in checks(options=options, kept_data=True) if one.name == "data")
+        assert found.found.endswith(told)
+
+
 def test_one_that_has_joined_needs_the_server_no_more_that_it_joined() -> None:
     """The founder may have left since."""
     options = Options(join="10.0.0.2", token_file="/token", image="x/y:1")

@@ -1,0 +1,386 @@
+"""The swarm's own etcd: founded on one host, with a member on each that joins, none on one that leaves.
+
+`own_members` says what is to be done next; here it is done.
+"""
+
+import datetime as dt
+import functools
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Final, Protocol, TypeVar
+
+from dragonfly.install import certificates
+from dragonfly.install.certificates import BadAuthority, Pair
+from dragonfly.install.cluster import Cluster, Say, pods_trouble
+from dragonfly.install.detection import SECRET
+from dragonfly.install.execution import StepFailed
+from dragonfly.install.host import Host
+from dragonfly.install.manifests import ETCD_DIRECTORY, ETCD_NAMESPACE, MEMBER, MEMBER_LABEL, NAMESPACE
+from dragonfly.install.own_members import (
+    CLIENT_PORT,
+    PEER_PORT,
+    Add,
+    Label,
+    Move,
+    Place,
+    Promote,
+    Remove,
+    SetAside,
+    Tell,
+    Unlabel,
+    Wait,
+    addresses,
+    endpoints,
+    initial_cluster,
+    joining,
+    leaving_problem,
+    of_host,
+    tolerance,
+    voters,
+)
+from dragonfly.install.secret import in_memory
+from dragonfly.install.secret_data import read, secret
+from dragonfly.install.steps import FoundEtcd, JoinEtcd
+from dragonfly.kube.resources import DAEMON_SET, NODE, Ref
+from dragonfly.store.errors import Rejected, StoreError, Unavailable
+from dragonfly.store.members import EtcdMembers, Member
+from dragonfly.store.settings import EtcdSettings
+
+T = TypeVar("T")
+
+DAEMONS: Final = Ref(DAEMON_SET, ETCD_NAMESPACE, "etcd")
+_SECRET: Final = "etcd"  # noqa: S105 - its name
+_AUTHORITY: Final = "etcd-authority"  # its Secret
+_PODS: Final = {"app.kubernetes.io/name": "dragonfly-etcd"}
+_GROWN: Final = b"existing"
+"""The state of an etcd that others have joined, or may have."""
+_DATA: Final = f"{ETCD_DIRECTORY}/data"
+_BY_HAND: Final = "docs/kubernetes.md, An etcd of its own, says how to do it by hand."
+
+
+class Membership(Protocol):
+    """`EtcdMembers`, as far as it takes."""
+
+    def members(self) -> tuple[Member, ...]: ...
+    def add_learner(self, peer: str) -> None: ...
+    def promote(self, member: int) -> None: ...
+    def remove(self, member: int) -> None: ...
+    def answering(self) -> Collection[int]: ...
+    def close(self) -> None: ...
+
+
+Open = Callable[[tuple[str, ...], Mapping[str, bytes]], Membership]
+"""To the etcd behind these endpoints, with `ca`, `cert` and `key`."""
+
+
+class OwnEtcd:
+    """It, as seen from this host."""
+
+    def __init__(
+        self, host: Host, cluster: Cluster, now: Callable[[], dt.datetime], opened: Open | None = None
+    ) -> None:
+        self._host = host
+        self._cluster = cluster
+        self._now = now
+        self._opened = opened or _opened
+
+    def is_there(self) -> bool:
+        """Whether the swarm has one.
+
+        Raises:
+            StepFailed: the API server does not answer.
+        """
+        return self._cluster.get(DAEMONS) is not None
+
+    def has_found(self, action: FoundEtcd) -> bool:
+        access = self._access()
+        if _has_grown(access):
+            return self._next(action.hostname, action.address) is None
+        return bool(access) and self._is_labelled(action.hostname)
+
+    def found(self, action: FoundEtcd, say: Say) -> None:
+        """Make the authority, a certificate and a first member; those that are there stay.
+
+        Raises:
+            StepFailed: the API server refuses it.
+        """
+        access = self._access()
+        if _has_grown(access):
+            return  # to have its member again, the founder joins as all others do
+        if not access:
+            now = self._now()
+            authority = certificates.authority("dragonfly-etcd", now)
+            pair = certificates.member(authority, (action.address,), now)
+            access = {
+                "ca": authority.certificate,
+                "cert": pair.certificate,
+                "key": pair.key,
+                "initial-cluster": f"{action.hostname}=https://{action.address}:{PEER_PORT}".encode(),
+                "initial-cluster-state": b"new",
+            }
+            kept = {"ca": authority.certificate, "key": authority.key}
+            self._cluster.apply(
+                [secret(ETCD_NAMESPACE, _AUTHORITY, kept), secret(ETCD_NAMESPACE, _SECRET, access)], say
+            )
+        self._label(action.hostname, MEMBER)
+
+    def has_joined(self, action: JoinEtcd) -> bool:
+        """Whether there is nothing to do, also because the swarm has no etcd of its own.
+
+        Raises:
+            StepFailed: it does not tell.
+        """
+        return not self.is_there() or self._next(action.hostname, action.address) is None
+
+    def join(self, action: JoinEtcd | FoundEtcd, say: Say) -> str:
+        """Make the next move for this host to have a member; return what is so by it, empty if nothing is left to do.
+
+        Raises:
+            StepFailed: the move can't be made.
+        """
+        if not self.is_there() or (isinstance(action, FoundEtcd) and not _has_grown(self._access())):
+            return ""
+        try:
+            move = self._next(action.hostname, action.address)
+            done = self._made(move, action.hostname, action.address, say) if move else ""
+        except _Silent as error:
+            return str(error)
+        return f"{done}{self._pods_trouble(action.hostname)}" if isinstance(move, Wait) else done
+
+    def endpoints(self, address: str) -> tuple[str, ...]:
+        """Return where its clients are served.
+
+        Args:
+            address: this host's, for one that has just been founded.
+
+        Raises:
+            StepFailed: it does not tell.
+        """
+        access = self._access()
+        if not access:
+            raise StepFailed(f"Secret {ETCD_NAMESPACE}/{_SECRET} is not there", "dragonfly install makes it again.")
+        if not _has_grown(access):
+            labelled = self._cluster.labelled_addresses(MEMBER_LABEL, MEMBER) or (address,)
+            return tuple(map(_client, labelled))
+        with self._open(access, ()) as etcd:
+            return endpoints(_asked(etcd.members))
+
+    def access(self) -> Mapping[str, bytes]:
+        """Return the certificates by which a client gets in."""
+        return {key: value for key, value in self._access().items() if key in {"ca", "cert", "key"}}
+
+    def leaving_problem(self, host: str) -> str:
+        """Return why it cannot do without the member of a host; empty if it can.
+
+        Raises:
+            StepFailed: the API server does not answer.
+        """
+        try:
+            _, members, place = self._seen_of(host)
+        except _Silent as error:
+            return str(error) if self._is_labelled(host) else ""
+        return leaving_problem(members, place)
+
+    def leave(self, host: str, tell: Callable[[tuple[str, ...]], None]) -> str:
+        """Take the member of a host out, if there is one; return why it has to be tried again, empty if it is gone.
+
+        Args:
+            tell: is called with where clients are served by those that stay, before the member is taken out.
+
+        Raises:
+            StepFailed: the others cannot do without it.
+        """
+        try:
+            address, members, place = self._seen_of(host)
+            if problem := leaving_problem(members, place):
+                raise StepFailed(f"the member of the swarm's own etcd on this host cannot be taken out: {problem}")
+            if mine := of_host(members, place):
+                tell(endpoints([one for one in members if one.id != mine.id]))
+                self._ask(address, lambda etcd: etcd.remove(mine.id))
+        except _Silent as error:
+            # What its node is not told to have it has not, unless it stopped half-way.
+            return str(error) if self._is_labelled(host) else ""
+        if place.is_labelled:
+            self._label(host, None)
+        return ""
+
+    def remark(self) -> str:
+        """Return what the number of its members means; empty where that cannot be told, or there is none."""
+        try:
+            if not self._cluster.is_known or not self.is_there():
+                return ""
+            with self._open(self._access(), ()) as etcd:
+                return tolerance(len(voters(_asked(etcd.members))))
+        except StepFailed:
+            return ""
+
+    def _next(self, host: str, address: str) -> Move | None:
+        access = self._access()
+        if not access:
+            raise StepFailed(f"Secret {ETCD_NAMESPACE}/{_SECRET} is not there", _BY_HAND)
+        members, place = self._seen(access, host, address)
+        return joining(members, place)
+
+    def _seen_of(self, host: str) -> tuple[str, tuple[Member, ...], Place]:
+        address = self._cluster.hosts().get(host, "")
+        return (address, *self._seen(self._access(), host, address))
+
+    def _seen(self, access: Mapping[str, bytes], host: str, address: str) -> tuple[tuple[Member, ...], Place]:
+        """Look at everything that decides; others are asked, for what is here may be no member yet."""
+        with self._open(access, (_client(address),)) as etcd:
+            members = _asked(etcd.members)
+        clients = tuple(url for one in members for url in one.clients)
+        answering: Collection[int] = ()
+        if clients:
+            with closing(self._opened(clients, access)) as etcd:
+                answering = etcd.answering()
+        data = self._host.path(_DATA)
+        place = Place(
+            host,
+            address,
+            is_labelled=self._is_labelled(host),
+            has_pod=bool(self._cluster.pods(ETCD_NAMESPACE, _PODS, host)),
+            has_data=data.is_dir() and any(data.iterdir()),
+            is_told=False,
+            nodes=tuple(self._cluster.hosts().values()),
+            answering=answering,
+        )
+        wanted = self._wanted(members, place)
+        return members, place._replace(is_told=wanted.items() <= access.items() and self._covers(access, members))
+
+    def _wanted(self, members: Collection[Member], place: Place) -> Mapping[str, bytes]:
+        """Return what the Secret has to say for a member to start on this host, besides certificates."""
+        told = initial_cluster(members, place, self._cluster.hosts())
+        return {"initial-cluster": told.encode(), "initial-cluster-state": _GROWN}
+
+    def _covers(self, access: Mapping[str, bytes], members: Collection[Member]) -> bool:
+        """Whether the certificate is good for the addresses of all members."""
+        is_good = certificates.is_good(access["cert"], access["ca"], self._now())
+        return is_good and certificates.addresses(access["cert"]) >= set(addresses(members))
+
+    def _made(self, move: Move, host: str, address: str, say: Say) -> str:
+        """Make a move, and return what is so by it."""
+        match move:
+            case Unlabel():
+                self._label(host, None)
+                return "this host's former member was taken out: its pod ends"
+            case SetAside():
+                return f"what a former member left in {_DATA} is not used again, and kept in {self._set_aside()}"
+            case Add(peer):
+                self._authority()  # a member that can have no certificate is not to be added
+                self._ask(address, lambda etcd: etcd.add_learner(peer))
+                return "a member is added on this host, and gets its vote when it has caught up"
+            case Tell():
+                self._tell(host, address, say)
+                return "its certificate and the other members are told"
+            case Label():
+                self._label(host, MEMBER)
+                return "its pod starts"
+            case Promote(member):
+                self._ask(address, lambda etcd: etcd.promote(member))
+                return "it has caught up, and has its vote"
+            case Remove(member, why):
+                self._ask(address, lambda etcd: etcd.remove(member))
+                return f"a member is taken out: {why}"
+            case Wait(problem):
+                return problem
+
+    def _tell(self, host: str, address: str, say: Say) -> None:
+        access = self._access()
+        members, place = self._seen(access, host, address)
+        told = {**access, **self._wanted(members, place)}
+        if not self._covers(access, members):
+            pair = self._certificate(addresses(members))
+            told |= {"cert": pair.certificate, "key": pair.key}
+        self._cluster.apply([secret(ETCD_NAMESPACE, _SECRET, told)], say)
+
+    def _certificate(self, wanted: Collection[str]) -> Pair:
+        try:
+            return certificates.member(self._authority(), wanted, self._now())
+        except BadAuthority as error:
+            raise StepFailed(f"Secret {ETCD_NAMESPACE}/{_AUTHORITY}: {error}") from error
+
+    def _authority(self) -> Pair:
+        kept = read(self._cluster, ETCD_NAMESPACE, _AUTHORITY)
+        if not {"ca", "key"} <= kept.keys():
+            raise StepFailed(
+                f"Secret {ETCD_NAMESPACE}/{_AUTHORITY} is not there, whose key signs the members' certificate",
+                f"Put it back, or make the member by hand: {_BY_HAND}",
+            )
+        return Pair(kept["ca"], kept["key"])
+
+    def _set_aside(self) -> str:
+        numbers = (f"{ETCD_DIRECTORY}/former-{number}" for number in range(1, 10_000))
+        free = next(place for place in numbers if not self._host.path(place).exists())
+        self._host.rename(_DATA, free)
+        return free
+
+    def _label(self, host: str, value: str | None) -> None:
+        node = Ref(NODE, "", host)
+        if not self._cluster.patch(node, {"metadata": {"labels": {MEMBER_LABEL: value}}}):
+            raise StepFailed(f"{node} is not there")
+
+    def _is_labelled(self, host: str) -> bool:
+        return host in self._cluster.labelled_names(MEMBER_LABEL, MEMBER)
+
+    def _pods_trouble(self, host: str) -> str:
+        trouble = pods_trouble(self._cluster.pods(ETCD_NAMESPACE, _PODS, host))
+        return f"; {trouble}" if trouble else ""
+
+    def _access(self) -> Mapping[str, bytes]:
+        return read(self._cluster, ETCD_NAMESPACE, _SECRET)
+
+    def _ask(self, address: str, what: Callable[[Membership], None]) -> None:
+        with self._open(self._access(), (_client(address),)) as etcd:
+            _asked(functools.partial(what, etcd))
+
+    @contextmanager
+    def _open(self, access: Mapping[str, bytes], without: Collection[str]) -> Iterator[Membership]:
+        """Open the way to where the replicas are told that it is: members with a vote, whatever the labels say."""
+        told = read(self._cluster, NAMESPACE, SECRET).get("endpoints", b"").decode().split(",")
+        known = [url for url in told if url] or list(
+            map(_client, self._cluster.labelled_addresses(MEMBER_LABEL, MEMBER))
+        )
+        asked = tuple(url for url in known if url not in without) or tuple(known)
+        if not (asked and access):
+            raise StepFailed(
+                "nobody is told yet where the swarm's own etcd is",
+                "Have the installation on the first server come to its end: dragonfly install, there and then here.",
+            )
+        with closing(self._opened(asked, access)) as etcd:
+            yield etcd
+
+
+class _Silent(StepFailed):
+    """It does not answer, or does not do it now."""
+
+
+def _asked(what: Callable[[], T]) -> T:
+    try:
+        return what()
+    except Rejected as error:
+        raise _Silent(f"the swarm's own etcd refuses it for now: {error}") from error
+    except Unavailable as error:
+        raise _Silent(f"the swarm's own etcd does not do it now: {error}") from error
+    except StoreError as error:
+        raise StepFailed(f"the swarm's own etcd: {error}") from error
+
+
+def _has_grown(access: Mapping[str, bytes]) -> bool:
+    return access.get("initial-cluster-state") == _GROWN
+
+
+def _client(address: str) -> str:
+    return f"https://{address}:{CLIENT_PORT}"
+
+
+def _opened(urls: tuple[str, ...], access: Mapping[str, bytes]) -> Membership:
+    ca, cert, key = _files(access["ca"], access["cert"], access["key"])
+    return EtcdMembers.open(EtcdSettings(endpoints=urls, ca_file=ca, cert_file=cert, key_file=key))
+
+
+@functools.cache
+def _files(*contents: bytes) -> tuple[Path, ...]:
+    """Return files in memory, which end with this process: they are looked into again and again."""
+    return tuple(Path(in_memory(content)) for content in contents)
