@@ -40,12 +40,12 @@ def uninstall_command(*, delete_data: bool, yes: bool, output: str) -> int:
     try:
         with journal.alone():
             hands = installed_hands(journal)
-            carriers = _carriers(hands, journal)
+            carriers = _carriers(hands, journal, delete_data=delete_data)
             _tell_carriers(carriers, as_json=as_json)
             _tell_plan(journal, carriers, delete_data=delete_data, as_json=as_json)
             if not yes:
                 _confirm(carriers, delete_data=delete_data)
-                _look_again(hands, journal, carriers)
+                _look_again(hands, journal, carriers, delete_data=delete_data)
             remains = _carried_out(hands, journal, carriers, delete_data=delete_data, as_json=as_json)
     except (Busy, UnknownJournal) as error:
         raise CliError(str(error), Exit.REFUSED) from error
@@ -53,15 +53,22 @@ def uninstall_command(*, delete_data: bool, yes: bool, output: str) -> int:
     return Exit.OK
 
 
-def _carriers(hands: RealHands, journal: Journal) -> Carriers:
+def _carriers(hands: RealHands, journal: Journal, *, delete_data: bool) -> Carriers:
     """Return who carries the cluster.
 
     Raises:
-        CliError: others do, and would be left without the swarm's data.
+        CliError: others do, or may, and would be left without the swarm's data.
     """
     found = hands.carriers()
     if found.problem and (others := journal.left_to()):  # an uninstallation that was killed after it had left
         found = Carriers(found.host, others)
+    if found.problem and delete_data and hands.has_swarms_data() and not _has_begun(journal):
+        raise CliError(
+            f"nobody can tell whether other servers carry the cluster on ({found.problem}), and this host has data of "
+            "the swarm's own etcd, maybe all that there is; nothing was changed",
+            Exit.REFUSED,
+            "Start k3s and say it again: systemctl start k3s. Or leave out --delete-data, which keeps that data here.",
+        )
     if found.loses_swarm:
         raise CliError(
             f"{_named(found.others)} the cluster on, and the swarm's own etcd cannot do without this host: "
@@ -71,6 +78,11 @@ def _carriers(hands: RealHands, journal: Journal) -> Carriers:
             "Or take the other servers off before this one.",
         )
     return found
+
+
+def _has_begun(journal: Journal) -> bool:
+    """Whether an uninstallation has taken something back; who carries the cluster it has asked before."""
+    return any(record.state == "undone" for record in journal.records().values())
 
 
 def _tell_carriers(carriers: Carriers, *, as_json: bool) -> None:
@@ -104,9 +116,9 @@ def _confirm(carriers: Carriers, *, delete_data: bool) -> None:
     ask(f"Take Dragonfly, Tinkerbell and k3s off this host{data}?")
 
 
-def _look_again(hands: RealHands, journal: Journal, told: Carriers) -> None:
+def _look_again(hands: RealHands, journal: Journal, told: Carriers, *, delete_data: bool) -> None:
     """A question may stay open for long."""
-    if _carriers(hands, journal) != told:
+    if _carriers(hands, journal, delete_data=delete_data) != told:
         raise CliError(
             "meanwhile others carry the cluster than before; nothing was changed", Exit.REFUSED, "Say it again."
         )
@@ -115,9 +127,6 @@ def _look_again(hands: RealHands, journal: Journal, told: Carriers) -> None:
 def _carried_out(
     hands: RealHands, journal: Journal, carriers: Carriers, *, delete_data: bool, as_json: bool
 ) -> Remains:
-    options = journal.options()
-    if carriers.goes_on and options is not None and options.is_first and journal.left_to() != carriers.others:
-        journal.left(carriers.others)
     try:
         with Teller(console(), as_json=as_json) as teller:
             remains = uninstall(hands, journal, teller, carriers=carriers, delete_data=delete_data)

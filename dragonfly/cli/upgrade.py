@@ -123,15 +123,24 @@ def _upgrade(
     if not yes:
         ask(_OWN_QUESTION if lacking else _QUESTION)
     with journal.alone():
-        if (begun := underway(journal)) and not begun.is_current(seen.text or ""):
-            abandon(journal)
-        alone = msgspec.structs.replace(before, **{name: said[name] for name in _HOSTS_OWN & said.keys()})
+        former = _before(before, seen, journal)
+        # k3s and where images come from stay as the upgrade makes them, whatever becomes of the replicas.
+        alone = msgspec.structs.replace(former, **{name: getattr(own, name) for name in _HOSTS_OWN})
         journal.asked(alone if lacking else options)
-        address = _carried_out(plan, hands, journal, before, wanted, as_json=as_json)
+        address = _carried_out(plan, hands, journal, former, alone, wanted, as_json=as_json)
         if not lacking:
             journal.installed(address or journal.address())
-    _tell_end(address, image, lacking, as_json=as_json)
+    _tell_end(address, image, lacking, hands.remark(), as_json=as_json)
     return Exit.OK
+
+
+def _before(last: Options, seen: Seen, journal: Journal) -> Options:
+    """Return the options of this host before the upgrade that is gone on with, if one is; else the last ones."""
+    begun = underway(journal)
+    if begun and not begun.is_current(seen.text or ""):
+        abandon(journal)
+        return last
+    return begun.asked if begun and begun.asked else last
 
 
 def _wanted(before: Options, said: dict[str, Any], facts: HostFacts, seen: Seen, journal: Journal) -> ClusterWide:
@@ -178,15 +187,22 @@ def _is_brought(said: dict[str, Any]) -> bool | None:
     return None
 
 
-def _carried_out(
-    plan: Plan, hands: RealHands, journal: Journal, before: Options, wanted: ClusterWide, *, as_json: bool
+def _carried_out(  # noqa: PLR0917 - one call
+    plan: Plan,
+    hands: RealHands,
+    journal: Journal,
+    former: Options,
+    alone: Options,
+    wanted: ClusterWide,
+    *,
+    as_json: bool,
 ) -> str:
     """Return where the swarm answers, if the plan goes so far."""
     try:
         with Teller(console(), as_json=as_json) as teller:
-            return upgrade(plan, hands, hands, journal, teller, wanted.before or "", wanted.record)
+            return upgrade(plan, hands, hands, journal, teller, wanted.before or "", wanted.record, former)
     except WentBack as error:
-        journal.asked(before)
+        journal.asked(alone)
         raise CliError(f"the former version serves again: {error}", Exit.FAILED) from error
     except Stopped as stopped:
         raise CliError(what_stands(stopped), Exit.FAILED, how_to_go_on(stopped, "upgrade")) from stopped
@@ -205,7 +221,7 @@ def _tell_plan(plan: Plan, image: str, lacking: tuple[str, ...], *, as_json: boo
     tell_plan(plan, out)
 
 
-def _tell_end(address: str, image: str, lacking: tuple[str, ...], *, as_json: bool) -> None:
+def _tell_end(address: str, image: str, lacking: tuple[str, ...], remark: str, *, as_json: bool) -> None:
     if lacking and as_json:
         write_json({"event": "prepared", "image": image, "lacking": lacking})
     elif lacking:
@@ -213,9 +229,11 @@ def _tell_end(address: str, image: str, lacking: tuple[str, ...], *, as_json: bo
         out.print(f"\nThis host has the image {image}; no replica was replaced yet.", soft_wrap=True)
         out.print(f"Say the same next on {', '.join(lacking)}. The last one replaces the replicas.", soft_wrap=True)
     elif as_json:
-        write_json({"event": "upgraded", "address": address})
+        write_json({"event": "upgraded", "address": address, **({"etcd": remark} if remark else {})})
     else:
-        console().print(f"\nDragonfly answers at {address}", soft_wrap=True)
+        out = console()
+        out.print(f"\n{remark}" if remark else "", soft_wrap=True)
+        out.print(f"Dragonfly answers at {address}", soft_wrap=True)
 
 
 def _looked(hands: RealHands) -> Seen:

@@ -248,9 +248,11 @@ class Fence:
 async def together(*writes: Coroutine[Any, Any, None]) -> None:
     """Make writes of which none needs another; once all have ended, raise a failure, NotOwner before any other."""
     ends = await asyncio.gather(*writes, return_exceptions=True)
-    failures = [end for end in ends if end is not None]
+    failures = sorted((end for end in ends if end is not None), key=lambda end: not isinstance(end, NotOwner))
+    for other in failures[1:]:
+        _log.info("fence.failed_too", error=str(other))
     if failures:
-        raise next((failure for failure in failures if isinstance(failure, NotOwner)), failures[0])
+        raise failures[0]
 
 
 def precondition_of(obj: Object) -> Precondition:

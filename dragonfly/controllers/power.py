@@ -304,7 +304,8 @@ class PowerRun:
                 await self._halt(job)
 
     async def _halt(self, job: JobView) -> None:
-        await self._fence.patch(self._ref(job.name), halting(self._machine.name), given=_as_seen(job))
+        halted = await self._fence.patch(self._ref(job.name), halting(self._machine.name), given=_as_seen(job))
+        self._place.twins.jobs.observe(halted)
 
     async def _clear(self) -> float | None:
         """Remove what no request needs any more; return when to look again."""

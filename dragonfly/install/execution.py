@@ -11,7 +11,7 @@ import msgspec
 
 from dragonfly.install.carriers import Carriers, fitting
 from dragonfly.install.journal import Journal, Record
-from dragonfly.install.steps import Action, DeleteObjects, Plan, Step, Undo, in_words, is_data
+from dragonfly.install.steps import Action, DeleteObjects, LeaveCluster, Plan, RemoveTree, Step, Undo, in_words, is_data
 
 SELF_TEST: Final = "self-test"
 
@@ -148,6 +148,8 @@ def uninstall(hands: Hands, journal: Journal, tell: Tell, *, carriers: Carriers,
     kept: list[Undo] = []
     for back in way_back(journal, carriers, delete_data=delete_data):
         for undo in back.going:
+            if isinstance(undo, LeaveCluster):
+                _note_leaving(journal, carriers)
             tell(Event("undo", back.step, in_words(undo), "started"))
             remark = hands.take_back(undo)
             tell(Event("undo", back.step, remark or in_words(undo), "done"))
@@ -161,6 +163,13 @@ def uninstall(hands: Hands, journal: Journal, tell: Tell, *, carriers: Carriers,
     return Remains(tuple(kept))
 
 
+def _note_leaving(journal: Journal, carriers: Carriers) -> None:
+    """Write down to whom a founder leaves its cluster, no earlier: one that cannot leave is of it still."""
+    options = journal.options()
+    if options is not None and options.is_first and journal.left_to() != carriers.others:
+        journal.left(carriers.others)
+
+
 def way_back(journal: Journal, carriers: Carriers, *, delete_data: bool) -> tuple[WayBack, ...]:
     """Return what uninstalling does, the first first.
 
@@ -168,7 +177,13 @@ def way_back(journal: Journal, carriers: Carriers, *, delete_data: bool) -> tupl
         UnknownJournal: a newer Dragonfly wrote the journal.
     """
     records = reversed(tuple(journal.records().values()))
-    return tuple(_way_back(record, carriers, delete_data=delete_data) for record in records)
+    # Trees with data last: the step that makes one may be younger than the one that runs what is in it.
+    in_order = sorted(records, key=_has_data)
+    return tuple(_way_back(record, carriers, delete_data=delete_data) for record in in_order)
+
+
+def _has_data(record: Record) -> bool:
+    return any(isinstance(undo, RemoveTree) and undo.is_data for undo in record.undo)
 
 
 def _way_back(record: Record, carriers: Carriers, *, delete_data: bool) -> WayBack:

@@ -15,7 +15,7 @@ from dragonfly.install.cluster import Cluster, Say
 from dragonfly.install.detection import SECRET as ETCD_SECRET
 from dragonfly.install.execution import StepFailed
 from dragonfly.install.host import Host, sha256
-from dragonfly.install.manifests import MEMBER, MEMBER_LABEL, NAME, NAMESPACE
+from dragonfly.install.manifests import ETCD_DIRECTORY, MEMBER, MEMBER_LABEL, NAME, NAMESPACE
 from dragonfly.install.neighbours import Neighbours
 from dragonfly.install.own_etcd import OwnEtcd
 from dragonfly.install.record_kept import keep, seen
@@ -255,6 +255,11 @@ class RealHands:
             return self._told(told)
         except StepFailed as error:
             return Carriers(host, problem=str(error))
+
+    def has_swarms_data(self) -> bool:
+        """Whether a member of the swarm's own etcd has, or had, its data here."""
+        directory = self._host.path(ETCD_DIRECTORY)
+        return directory.is_dir() and any(directory.iterdir())
 
     def installation(self) -> Seen:
         """Return what the cluster tells of its installation, and who is in it.

@@ -104,6 +104,16 @@ class Journal:
         """Where an upgrade keeps what the replicas were before it."""
         return self.directory / "before-upgrade"
 
+    def keep_former(self, content: bytes) -> None:
+        """Have `former` on the disk with this content, or with what it had before."""
+        new = self.former.with_suffix(".new")
+        with new.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(self.former)
+        _sync(self.directory)
+
     def exists(self) -> bool:
         """Whether there is one that we may read."""
         return os.access(self._file, os.R_OK)

@@ -15,15 +15,31 @@ import msgspec
 
 from dragonfly.install import secret
 from dragonfly.install.execution import Event, Hands, StepFailed, Stopped, Tell, install
-from dragonfly.install.journal import Journal
+from dragonfly.install.journal import Journal, UnknownJournal
+from dragonfly.install.options import Options
 from dragonfly.install.recorded import RECORD, as_object, gone_back, text_of
-from dragonfly.install.steps import Action, ApplyObjects, AwaitReplicas, Gone, KeepRecord, Plan, SelfTest, names_of
+from dragonfly.install.steps import (
+    Action,
+    ApplyObjects,
+    AwaitReplicas,
+    FoundEtcd,
+    GiveEtcd,
+    Gone,
+    JoinEtcd,
+    KeepRecord,
+    Plan,
+    SelfTest,
+    names_of,
+)
 from dragonfly.kube.resources import Object
 from dragonfly.settings import Address, Settings
 from dragonfly.store import keys, schema
 from dragonfly.store.errors import SchemaUnknown, StoreError
 from dragonfly.store.gateway import Gateway
 from dragonfly.store.settings import etcd_settings
+
+_AFTER_REPLICAS: Final = FoundEtcd | JoinEtcd | GiveEtcd | AwaitReplicas | SelfTest
+"""What comes once the new replicas are put into the cluster."""
 
 _OTHERS: Final = ("deployment.kubernetes.io/", "kubectl.kubernetes.io/last-applied")
 """Annotations by which others keep their own books."""
@@ -52,6 +68,8 @@ class Underway(msgspec.Struct, frozen=True):
     """The cluster's record of its installation when it was said last; empty if there was none."""
     target: str = ""
     """What it makes of the record; empty if an older Dragonfly began it."""
+    asked: Options | None = None
+    """Of this host, before; None if an older Dragonfly began it."""
 
     def is_current(self, text: str) -> bool:
         """Whether it is to be gone on with where the record is this: nobody has changed that since."""
@@ -63,24 +81,32 @@ class WentBack(Exception):
 
 
 def upgrade(  # noqa: PLR0917 - one call
-    plan: Plan, hands: Hands, workload: Workload, journal: Journal, tell: Tell, before: str = "", target: str = ""
+    plan: Plan,
+    hands: Hands,
+    workload: Workload,
+    journal: Journal,
+    tell: Tell,
+    before: str = "",
+    target: str = "",
+    asked: Options | None = None,
 ) -> str:
     """Carry out the new plan, and return the swarm's address, if the plan goes so far.
 
     Args:
         before: the cluster's record of its installation.
         target: what the upgrade makes of it, in the end if not with this plan.
+        asked: of this host before the upgrade; one that is gone on with keeps what it has.
 
     Raises:
         WentBack: the replicas of the new version did not become ready.
         Stopped: another step failed; what stands is told.
         StepFailed: the way back failed as well.
     """
-    former = _kept(plan, journal, workload, before, target)
+    former = _kept(plan, journal, workload, before, target, asked)
     try:
         address = install(plan, hands, journal, tell)
     except Stopped as stopped:
-        if not former or not isinstance(stopped.step.action, AwaitReplicas | SelfTest):
+        if not former or not isinstance(stopped.step.action, _AFTER_REPLICAS):
             raise
         _go_back([_put_back(obj, target) for obj in former], _added(plan, former), workload, tell)
         abandon(journal)
@@ -118,11 +144,21 @@ def _nothing_set() -> Settings:
 
 
 def underway(journal: Journal) -> Underway | None:
-    """Return the upgrade that has begun and not ended; None if there is none."""
+    """Return the upgrade that has begun and not ended; None if there is none.
+
+    Raises:
+        UnknownJournal: what was kept of it cannot be read.
+    """
     if not journal.former.exists():
         return None
-    # An older Dragonfly kept the objects alone.
-    found = msgspec.json.decode(journal.former.read_bytes(), type=Underway | list[Object])
+    try:
+        # An older Dragonfly kept the objects alone.
+        found = msgspec.json.decode(journal.former.read_bytes(), type=Underway | list[Object])
+    except msgspec.DecodeError as error:
+        raise UnknownJournal(
+            f"{journal.former} cannot be read: {error}. It says what the replicas were before an upgrade that has not "
+            "ended: put the file back as it was, or remove it, whereupon an upgrade has nothing to go back to"
+        ) from error
     return found if isinstance(found, Underway) else Underway(found)
 
 
@@ -131,15 +167,15 @@ def abandon(journal: Journal) -> None:
     journal.former.unlink(missing_ok=True)
 
 
-def _kept(plan: Plan, journal: Journal, workload: Workload, before: str, target: str) -> list[Object]:
+def _kept(  # noqa: PLR0917 - one call
+    plan: Plan, journal: Journal, workload: Workload, before: str, target: str, asked: Options | None
+) -> list[Object]:
     """Return what the objects were before the upgrade, also before one that a crash ended."""
     known, changed = underway(journal), _changed(plan)
     former = known.former if known else []
     if changed and not former:
         former = workload.found(changed)
-    new = journal.former.with_suffix(".new")
-    new.write_bytes(msgspec.json.encode(Underway(former, before, target)))
-    new.replace(journal.former)
+    journal.keep_former(msgspec.json.encode(Underway(former, before, target, known.asked if known else asked)))
     return former
 
 

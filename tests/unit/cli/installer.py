@@ -50,6 +50,9 @@ class NoHands:
         self.kept = ""
         self.nodes: tuple[str, ...] = ("node-1",)
         self.answers = True
+        self.swarms_data = False
+        self.former: list[Any] = []
+        self.cannot_undo: type | None = None
 
     def carriers(self) -> Carriers:
         return self.carried_by
@@ -61,7 +64,13 @@ class NoHands:
         return {}
 
     def found(self, names: object) -> list[Any]:
-        return []
+        return self.former
+
+    def put_back(self, former: object, added: object, say: object) -> None:
+        pass
+
+    def has_swarms_data(self) -> bool:
+        return self.swarms_data
 
     def installation(self) -> Seen:
         if not self.answers:
@@ -101,6 +110,8 @@ class NoHands:
         return "http://10.0.0.50:3000" if isinstance(action, SelfTest) else ""
 
     def take_back(self, undo: Undo) -> str:
+        if self.cannot_undo and isinstance(undo, self.cannot_undo):
+            raise StepFailed("a member does not answer")
         self.undone.append(undo)
         return ""
 

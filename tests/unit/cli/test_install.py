@@ -135,8 +135,8 @@ def test_a_program_gets_the_plan_before_anything_changes(here: Here, capsys: pyt
     back = plan("uninstall", code=Exit.USAGE)
     assert not here.hands.undone
     assert back == plan("uninstall", "--yes", code=Exit.OK)
-    assert back[-1] == {"name": "settings", "undo": ["remove /etc/rancher"], "stays": []}
-    assert {"name": "data", "undo": [], "stays": ["/var/lib/rancher"]} in back
+    assert {"name": "settings", "undo": ["remove /etc/rancher"], "stays": []} in back
+    assert back[-1] == {"name": "data", "undo": [], "stays": ["/var/lib/rancher"]}
 
 
 def test_people_see_what_is_to_be_done_before_they_are_asked(
@@ -276,6 +276,37 @@ def test_what_is_in_a_cluster_that_does_not_answer_stays_and_that_is_said(
     assert "kubectl delete node host-1" in out
     assert not [undo for undo in here.hands.undone if isinstance(undo, DeleteObjects)]
     assert StopService("k3s.service") in here.hands.undone
+
+
+def test_the_swarms_data_is_not_deleted_where_nobody_can_tell_whether_others_need_it(
+    here: Here, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(["install", *IMAGE, "--etcd", "dedicated", "--yes"])
+    here.hands.swarms_data = True
+    here.hands.carried_by = Carriers("host-1", problem="k3s does not run")
+
+    assert run(["uninstall", "--yes", "--delete-data"]) == Exit.REFUSED
+
+    told = capsys.readouterr().err
+    assert "nobody can tell whether other servers carry the cluster on (k3s does not run)" in told
+    assert "systemctl start k3s" in told
+    assert not here.hands.undone
+    assert run(["uninstall", "--yes"]) == Exit.OK
+    assert not [undo for undo in here.hands.undone if isinstance(undo, RemoveTree) and undo.is_data]
+    assert run(["uninstall", "--yes", "--delete-data"]) == Exit.OK, "one that was begun is gone on with"
+
+
+def test_a_founder_that_cannot_leave_is_of_its_cluster_still(here: Here) -> None:
+    run(["install", *IMAGE, "--etcd", "dedicated", "--yes"])
+    here.hands.carried_by = Carriers("host-1", ("host-2",), members=("host-1", "host-2"))
+    here.hands.cannot_undo = LeaveEtcd
+
+    assert run(["uninstall", "--yes"]) == Exit.FAILED
+
+    assert not here.journal.left_to()
+    here.hands.cannot_undo = LeaveCluster
+    assert run(["uninstall", "--yes"]) == Exit.FAILED
+    assert here.journal.left_to() == ("host-2",), "it may have left"
 
 
 def test_a_host_that_the_swarms_own_etcd_cannot_do_without_does_not_leave(

@@ -20,6 +20,7 @@ from dragonfly.install.steps import (
     ApplyChart,
     ApplyObjects,
     AwaitImage,
+    AwaitReplicas,
     DeleteObjects,
     GiveEtcd,
     ImportImages,
@@ -252,6 +253,50 @@ def test_a_founder_whose_cluster_does_not_answer_replaces_only_the_record_that_i
     assert run(["install", "--site", "fra1", *IMAGE, "--yes"]) == Exit.OK
 
     assert [one.before for one in here.hands.done if isinstance(one, KeepRecord)] == [last]
+
+
+def test_one_that_goes_back_leaves_k3s_as_it_has_made_it(here: Here) -> None:
+    """What a newer k3s has written an older one may not read: no later `install` may bring the former one."""
+    assert run(["install", *IMAGE, "--yes"]) == Exit.OK
+    here.hands.former = [{"kind": "Deployment", "apiVersion": "apps/v1", "metadata": {"name": "dragonfly"}}]
+    here.hands.fails_at = AwaitReplicas
+    here.hands.done.clear()
+
+    assert run(["upgrade", "--image", "x/y:2", "--k3s-version", "v1.40.0+k3s1", "--yes"]) == Exit.FAILED
+
+    assert here.journal.options() == Options(image="x/y:1", k3s_version="v1.40.0+k3s1")
+
+
+def test_one_that_was_killed_and_goes_back_then_leaves_the_options_of_before_it(here: Here) -> None:
+    assert run(["install", *IMAGE, "--yes"]) == Exit.OK
+    here.hands.former = [{"kind": "Deployment", "apiVersion": "apps/v1", "metadata": {"name": "dragonfly"}}]
+    here.hands.done.clear()
+    here.hands.fails_at = KeepRecord
+    assert run(["upgrade", "--image", "x/y:2", "--yes"]) == Exit.FAILED
+    assert here.journal.options() == Options(image="x/y:2")
+    here.hands.fails_at = AwaitReplicas
+
+    assert run(["upgrade", "--yes"]) == Exit.FAILED
+
+    assert here.journal.options() == Options(image="x/y:1")
+
+
+def test_what_was_kept_of_an_upgrade_and_cannot_be_read_is_told(here: Here, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["install", *IMAGE, "--yes"]) == Exit.OK
+    here.journal.former.write_bytes(b"")
+
+    assert run(["upgrade", "--image", "x/y:2", "--yes"]) == Exit.REFUSED
+
+    assert f"{here.journal.former} cannot be read" in capsys.readouterr().err
+
+
+def test_an_upgrade_tells_what_its_members_mean(here: Here, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["install", *IMAGE, "--yes"]) == Exit.OK
+    here.hands.said = "The swarm's own etcd has 2 members."
+
+    assert run(["upgrade", "--image", "x/y:2", "--yes"]) == Exit.OK
+
+    assert "The swarm's own etcd has 2 members." in capsys.readouterr().out
 
 
 def test_only_what_is_installed_is_upgraded(here: Here, capsys: pytest.CaptureFixture[str]) -> None:

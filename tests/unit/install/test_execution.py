@@ -11,7 +11,7 @@ import pytest
 
 from dragonfly.install.carriers import Carriers
 from dragonfly.install.cluster import Cluster
-from dragonfly.install.execution import Event, StepFailed, Stopped, install, uninstall
+from dragonfly.install.execution import Event, StepFailed, Stopped, install, uninstall, way_back
 from dragonfly.install.hands import RealHands
 from dragonfly.install.host import Host
 from dragonfly.install.journal import Busy, Journal, UnknownJournal
@@ -229,6 +229,17 @@ def test_uninstalling_leaves_the_host_as_it_was(world: World) -> None:
     world.uninstall()
 
     assert tree(world.root) == world.before
+
+
+def test_data_goes_last_though_its_directory_came_late(world: World) -> None:
+    """A host of an older version gets some directories only when k3s runs already, and with it what uses them."""
+    late = Step("own", "own", "own", "", MakeDirectory("/var/lib/dragonfly-etcd", is_tree=True, is_data=True))
+    world.plan = Plan((*world.plan.steps, late))
+    world.install()
+
+    way = way_back(world.journal, Carriers("host-1"), delete_data=True)
+
+    assert [back.step for back in way] == ["secrets", "k3s", "unit", "image", "config", "own", "data"]
 
 
 def test_killed_at_any_touch_it_goes_on(tmp_path: Path, finished: dict[str, tuple[int, bytes]]) -> None:

@@ -18,7 +18,9 @@ from dragonfly.install.steps import (
     ApplyObjects,
     AwaitNode,
     AwaitReplicas,
+    FoundEtcd,
     Gone,
+    JoinEtcd,
     KeepRecord,
     Plan,
     Step,
@@ -189,6 +191,20 @@ def test_the_record_goes_back_with_the_replicas(cluster: Cluster, journal: Journ
     (record,) = [obj for obj in cluster.now if obj["kind"] == "ConfigMap"]
     assert text_of(record) == gone_back(former, tried)
     assert [obj for obj in cluster.now if obj is not record] == FORMER
+
+
+@pytest.mark.parametrize("action", [JoinEtcd("host-1", "10.0.0.1"), FoundEtcd("host-1", "10.0.0.1")])
+def test_the_swarms_own_etcd_that_does_not_answer_after_them_is_one(
+    cluster: Cluster, journal: Journal, action: Action
+) -> None:
+    """The objects have been changed by then, that etcd's own among them."""
+    cluster.fails_at = (type(action),)
+    plan = Plan((PLAN.steps[0], Step("own-etcd", "Join", "joined", "", action), PLAN.steps[1]))
+
+    with pytest.raises(WentBack):
+        upgrade(plan, cluster, cluster, journal, lambda _: None)
+
+    assert cluster.now == FORMER
 
 
 def test_a_step_before_them_is_no_reason_to_go_back(cluster: Cluster, journal: Journal) -> None:
