@@ -28,6 +28,10 @@ _ON_ITS_WAY: Final = {"", "ContainerCreating", "PodInitializing"}
 """Why a container may wait without anything being wrong."""
 
 
+class ApiSilent(StepFailed):
+    """The API server does not answer right now; nothing is wrong with what was asked."""
+
+
 class Cluster:
     """Each call has a connection of its own: between two, k3s may be another."""
 
@@ -146,7 +150,7 @@ class Cluster:
             except NotFound:
                 return False
             except KubeError as error:
-                raise StepFailed(f"{ref} cannot be changed: {error.message}") from error
+                raise _failed(f"{ref} cannot be changed", error) from error
             return True
 
         return asyncio.run(patched())
@@ -258,7 +262,7 @@ class Cluster:
                     selector = ",".join(f"{key}={value}" for key, value in labels.items())
                     found = await kube.list(resource, namespace, label_selector=selector)
             except KubeError as error:
-                raise StepFailed(f"{resource.plural} cannot be listed: {error.message}") from error
+                raise _failed(f"{resource.plural} cannot be listed", error) from error
             return sorted(found.items, key=lambda obj: str(obj["metadata"]["name"]))
 
         return asyncio.run(listed())
@@ -326,13 +330,18 @@ def _ref(gone: Gone) -> Ref:
     )
 
 
+def _failed(what: str, error: KubeError) -> StepFailed:
+    kind = ApiSilent if isinstance(error, Unreachable) else StepFailed
+    return kind(f"{what}: {error.message}")
+
+
 async def _read(kube: Connection, ref: Ref) -> Object | None:
     try:
         return await kube.get(ref)
     except NotFound:
         return None
     except KubeError as error:
-        raise StepFailed(f"{ref} cannot be read: {error.message}") from error
+        raise _failed(f"{ref} cannot be read", error) from error
 
 
 async def _is_there(kube: Connection, ref: Ref) -> bool:

@@ -12,7 +12,7 @@ from typing import Final, Protocol, TypeVar
 
 from dragonfly.install import certificates
 from dragonfly.install.certificates import BadAuthority, Pair
-from dragonfly.install.cluster import Cluster, Say, pods_trouble
+from dragonfly.install.cluster import ApiSilent, Cluster, Say, pods_trouble
 from dragonfly.install.detection import SECRET
 from dragonfly.install.execution import StepFailed
 from dragonfly.install.host import Host
@@ -103,14 +103,15 @@ class OwnEtcd:
         """Make the authority, a certificate and a first member; those that are there stay.
 
         Raises:
-            StepFailed: the API server refuses it.
+            StepFailed: the API server refuses it, or there are other members, which would know neither.
         """
         access = self._access()
         if _has_grown(access):
             return  # to have its member again, the founder joins as all others do
         if not access:
+            self._check_alone(action)
             now = self._now()
-            authority = certificates.authority("dragonfly-etcd", now)
+            authority = self._kept_authority() or certificates.authority("dragonfly-etcd", now)
             pair = certificates.member(authority, (action.address,), now)
             access = {
                 "ca": authority.certificate,
@@ -144,7 +145,7 @@ class OwnEtcd:
         try:
             move = self._next(action.hostname, action.address)
             done = self._made(move, action.hostname, action.address, say) if move else ""
-        except _Silent as error:
+        except (_Silent, ApiSilent) as error:
             return str(error)
         return f"{done}{self._pods_trouble(action.hostname)}" if isinstance(move, Wait) else done
 
@@ -171,14 +172,14 @@ class OwnEtcd:
         return {key: value for key, value in self._access().items() if key in {"ca", "cert", "key"}}
 
     def leaving_problem(self, host: str) -> str:
-        """Return why it cannot do without the member of a host; empty if it can.
+        """Return why it cannot do without the member of a host, or cannot be asked; empty if it can.
 
         Raises:
             StepFailed: the API server does not answer.
         """
         try:
             _, members, place = self._seen_of(host)
-        except _Silent as error:
+        except _Failed as error:
             return str(error) if self._is_labelled(host) else ""
         return leaving_problem(members, place)
 
@@ -243,7 +244,7 @@ class OwnEtcd:
             has_pod=bool(self._cluster.pods(ETCD_NAMESPACE, _PODS, host)),
             has_data=data.is_dir() and any(data.iterdir()),
             is_told=False,
-            nodes=tuple(self._cluster.hosts().values()),
+            nodes=self._cluster.hosts(),
             answering=answering,
         )
         wanted = self._wanted(members, place)
@@ -298,17 +299,32 @@ class OwnEtcd:
     def _certificate(self, wanted: Collection[str]) -> Pair:
         try:
             return certificates.member(self._authority(), wanted, self._now())
-        except BadAuthority as error:
+        except (BadAuthority, ValueError) as error:  # members made by hand may have names for addresses
             raise StepFailed(f"Secret {ETCD_NAMESPACE}/{_AUTHORITY}: {error}") from error
 
-    def _authority(self) -> Pair:
+    def _check_alone(self, action: FoundEtcd) -> None:
+        told = read(self._cluster, NAMESPACE, SECRET).get("endpoints", b"").decode().split(",")
+        others = {url for url in told if url} - {_client(action.address)}
+        others |= set(self._cluster.labelled_names(MEMBER_LABEL, MEMBER)) - {action.hostname}
+        if others:
+            raise StepFailed(
+                f"Secret {ETCD_NAMESPACE}/{_SECRET} is not there, and the swarm's own etcd has other members: "
+                f"{', '.join(sorted(others))}",
+                f"Put the Secret back from a backup of the cluster. {_BY_HAND}",
+            )
+
+    def _kept_authority(self) -> Pair | None:
         kept = read(self._cluster, ETCD_NAMESPACE, _AUTHORITY)
-        if not {"ca", "key"} <= kept.keys():
+        return Pair(kept["ca"], kept["key"]) if {"ca", "key"} <= kept.keys() else None
+
+    def _authority(self) -> Pair:
+        kept = self._kept_authority()
+        if kept is None:
             raise StepFailed(
                 f"Secret {ETCD_NAMESPACE}/{_AUTHORITY} is not there, whose key signs the members' certificate",
                 f"Put it back, or make the member by hand: {_BY_HAND}",
             )
-        return Pair(kept["ca"], kept["key"])
+        return kept
 
     def _set_aside(self) -> str:
         numbers = (f"{ETCD_DIRECTORY}/former-{number}" for number in range(1, 10_000))
@@ -344,7 +360,7 @@ class OwnEtcd:
         )
         asked = tuple(url for url in known if url not in without) or tuple(known)
         if not (asked and access):
-            raise StepFailed(
+            raise _Failed(
                 "nobody is told yet where the swarm's own etcd is",
                 "Have the installation on the first server come to its end: dragonfly install, there and then here.",
             )
@@ -352,7 +368,11 @@ class OwnEtcd:
             yield etcd
 
 
-class _Silent(StepFailed):
+class _Failed(StepFailed):
+    """It cannot be asked, or refuses."""
+
+
+class _Silent(_Failed):
     """It does not answer, or does not do it now."""
 
 
@@ -364,7 +384,7 @@ def _asked(what: Callable[[], T]) -> T:
     except Unavailable as error:
         raise _Silent(f"the swarm's own etcd does not do it now: {error}") from error
     except StoreError as error:
-        raise StepFailed(f"the swarm's own etcd: {error}") from error
+        raise _Failed(f"the swarm's own etcd: {error}") from error
 
 
 def _has_grown(access: Mapping[str, bytes]) -> bool:

@@ -38,8 +38,8 @@ class Place(NamedTuple):
     """Whether there is a member's data on its disk."""
     is_told: bool
     """Whether a member that starts there now would find all that there are, and a certificate for its address."""
-    nodes: Collection[str] = ()
-    """The addresses of all nodes of the cluster."""
+    nodes: Mapping[str, str] = {}
+    """The names of all nodes of the cluster, with their addresses."""
     answering: Collection[int] = ()
     """The ids of the members that answer."""
 
@@ -110,7 +110,12 @@ def joining(members: Collection[Member], place: Place) -> Move | None:
         return Wait("its member has not started yet")
     if mine.is_learner:
         return Promote(mine.id)
-    return None if mine.id in place.answering else Wait("its member does not answer")
+    if mine.id in place.answering:
+        return None
+    return Wait(
+        "its member does not answer; if it never does again, take this host out of the cluster and join it anew: "
+        "dragonfly uninstall, and then dragonfly install --join"
+    )
 
 
 def of_host(members: Collection[Member], place: Place) -> Member | None:
@@ -167,11 +172,14 @@ def _entering(members: Collection[Member], place: Place) -> Move:
     if place.has_data:
         return SetAside()
     if other := next((one for one in members if one.is_learner), None):
-        return Wait(f"{_named(other)} joins the swarm's own etcd first")
+        return Wait(
+            f"{_named(other)} joins the swarm's own etcd first; if that was ended there, say on that host: "
+            "dragonfly install, or dragonfly uninstall"
+        )
     if silent := next((one for one in members if one.id not in place.answering), None):
         return Wait(
             f"{_named(silent)} does not answer, and etcd takes no further member before it does; if its host is lost "
-            f"for ever, delete its node: k3s kubectl delete node {_named(silent)}"
+            f"for ever, delete its node: k3s kubectl delete node {silent.name or 'NAME'}"
         )
     return Add(place.peer)
 
@@ -182,7 +190,8 @@ def _named(member: Member) -> str:
 
 def _is_lost(member: Member, place: Place) -> bool:
     """Whether nobody will ever start it again: as k3s has it for its own, a node that was deleted is gone for good."""
-    return not (set(addresses((member,))) & set(place.nodes)) and member.id not in place.answering
+    has_node = member.name in place.nodes or bool(set(addresses((member,))) & set(place.nodes.values()))
+    return not has_node and member.id not in place.answering
 
 
 def _removal(members: Collection[Member], member: Member, place: Place, why: str) -> Move:

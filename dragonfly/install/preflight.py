@@ -286,7 +286,8 @@ def _join(options: Options, facts: HostFacts) -> Iterator[Check]:
         not facts.join_problem,
         f"{options.join} answers",
         f"{options.join}: {facts.join_problem}",
-        "Look whether k3s runs there and whether a firewall is between (TCP 6443, 2379, 2380).",
+        "Look whether k3s runs there and whether a firewall is between (TCP 6443, 2379, 2380; with an etcd of the "
+        "swarm's own 12379 and 12380 too).",
     )
     if abs(facts.clock_skew) > _MOST_SKEW:
         yield Check(

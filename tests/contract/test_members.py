@@ -14,7 +14,7 @@ from dragonfly.sandbox.process import Program, Service
 from dragonfly.store.errors import Rejected, StoreError
 from dragonfly.store.members import EtcdMembers
 from tests.contract.etcds import CURRENT, Build, Etcds, build
-from tests.e2e.waiting import eventually
+from tests.e2e.waiting import eventually, eventually_equal
 
 pytestmark = pytest.mark.etcd
 
@@ -77,7 +77,7 @@ def test_a_member_is_added_promoted_and_taken_out(first: Etcds, tmp_path: Path, 
             eventually("it has its vote", lambda: is_promoted(etcd, added.id), within=60)
             assert {one.name for one in etcd.members()} == {"m0", "second"}
             with closing(EtcdMembers.open(first.settings(endpoints=(*first.urls, second.client)))) as both:
-                assert both.answering() == {founder.id, added.id}
+                eventually_equal(both.answering, {founder.id, added.id}, within=30)
             eventually("it is taken out", lambda: is_removed(etcd, added.id), within=60)
         finally:
             service.kill()

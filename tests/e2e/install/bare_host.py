@@ -177,6 +177,12 @@ class BareHost:
         assert done.code == 0, done.err
         return json.loads(done.out)
 
+    def pods(self) -> list[Any]:
+        """The pods of the swarm, those that drain too; none while the API server does not answer."""
+        done = self.kubectl("get", "pods", "--output", "json")
+        found: list[Any] = json.loads(done.out)["items"] if done.code == 0 else []
+        return found
+
     def secret(self, name: str, key: str) -> str:
         """What a Secret in the swarm's namespace says."""
         return base64.b64decode(self.objects("secret", name)["data"][key]).decode()

@@ -24,11 +24,12 @@ class EtcdKeys(NamedTuple):
     def put(self, key: str, value: str) -> None:
         self._post("kv/put", {"key": _base64(_PREFIX + key), "value": _base64(value)})
 
-    def amount(self) -> int:
-        """How many keys the swarm has there."""
+    def amount(self) -> int | None:
+        """How many keys the swarm has there; None while it does not answer."""
         end = _PREFIX[:-1] + chr(ord(_PREFIX[-1]) + 1)
         body = {"key": _base64(_PREFIX), "range_end": _base64(end), "count_only": True}
-        return int(self._post("kv/range", body).get("count", 0))
+        found = self._post("kv/range", body)
+        return int(found.get("count", 0)) if found else None
 
     def members(self) -> set[str]:
         """The names of all members; none while it does not answer."""

@@ -53,5 +53,5 @@ def states(host: BareHost) -> set[str]:
 
 
 def placed(host: BareHost) -> dict[str, str]:
-    """On which host each replica is."""
-    return {pod["metadata"]["name"]: pod["spec"].get("nodeName", "") for pod in host.objects("pods")["items"]}
+    """On which host each replica is; none while the API server does not answer."""
+    return {pod["metadata"]["name"]: pod["spec"].get("nodeName", "") for pod in host.pods()}

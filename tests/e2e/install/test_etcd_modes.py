@@ -28,7 +28,7 @@ def test_on_an_etcd_of_its_own_a_machine_is_provisioned_and_nothing_is_left(tmp_
         assert host.secret("dragonfly-etcd", "endpoints") == f"https://{host.address}:12379"
         assert members(host, installed["address"], installed["token"])
         assert provisioned(host, installed, tmp_path).code == 0
-        assert replicas(host, tmp_path).amount() > 0
+        assert replicas(host, tmp_path).amount()
         assert control_planes(host).amount() == 0
         again = host.dragonfly("install", "--yes", "-o", "json")
         assert {step for step, state in again.states().items() if state != "unchanged"} == {"self-test"}, again

@@ -25,6 +25,7 @@ from dragonfly.store.members import Member
 NOW: Final = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 ACCESS: Final = Ref(SECRET, "dragonfly", "dragonfly-etcd")
 OWN: Final = Ref(SECRET, "dragonfly-etcd", "etcd")
+AUTHORITY: Final = Ref(SECRET, "dragonfly-etcd", "etcd-authority")
 _LABEL: Final = "dragonfly.io/etcd"
 
 
@@ -161,6 +162,8 @@ class World(Cluster):
         member = next((one for one in self.etcd.members.values() if peer in one.peers), None)
         data, says = self.data(host), self.says(OWN)
         whose = data.read_text() if data.exists() else ""
+        if not says:
+            return  # its pod waits for the Secret
         if member is None or (whose and whose != str(member.id)) or (member.is_started and not whose):
             return  # etcd ends at once: it was taken out, or lost its data
         told = set(says["initial-cluster"].split(","))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from dragonfly.install.cluster import ApiSilent
 from dragonfly.install.execution import StepFailed
 from dragonfly.install.own_members import (
     Add,
@@ -26,8 +27,9 @@ from dragonfly.install.own_members import (
     leaving_problem,
     tolerance,
 )
+from dragonfly.install.steps import JoinEtcd
 from dragonfly.store.members import Member
-from tests.unit.install.own_etcds import ACCESS, OWN, Killed, Server, World
+from tests.unit.install.own_etcds import ACCESS, AUTHORITY, OWN, Killed, Server, World
 
 FOUNDER = Member(1, "host-1", ("https://10.0.0.1:12380",), ("https://10.0.0.1:12379",))
 SECOND = Member(2, "host-2", ("https://10.0.0.2:12380",), ("https://10.0.0.2:12379",))
@@ -41,7 +43,7 @@ HERE = Place(
     has_pod=False,
     has_data=False,
     is_told=False,
-    nodes=("10.0.0.1", "10.0.0.2"),
+    nodes={"host-1": "10.0.0.1", "host-2": "10.0.0.2"},
     answering=(1,),
 )
 
@@ -65,6 +67,17 @@ HERE = Place(
             (FOUNDER, SECOND, THIRD),
             HERE._replace(has_data=True, is_labelled=True, answering=(1, 2)),
             Remove(3, "host-3 has no node any more, and does not answer"),
+        ),
+        # One that has another address, or tells none, is a node still.
+        (
+            (FOUNDER, SECOND, THIRD),
+            HERE._replace(
+                has_data=True,
+                is_labelled=True,
+                answering=(1, 2),
+                nodes={"host-1": "10.0.0.1", "host-2": "10.0.0.2", "host-3": ""},
+            ),
+            None,
         ),
     ],
 )
@@ -304,9 +317,8 @@ def test_two_hosts_that_join_at_once_do_so_one_after_the_other(world: World) -> 
 
     servers[3].join(looks=5)
 
-    assert {said for said in servers[3].said if "first" in said} == {
-        "https://10.0.0.2:12380 joins the swarm's own etcd first"
-    }
+    (told,) = {said for said in servers[3].said if "first" in said}
+    assert told.startswith("https://10.0.0.2:12380 joins the swarm's own etcd first; if that was ended there")
     assert len(world.etcd.members) == 2
     servers[2].join()
     servers[3].join()
@@ -322,6 +334,52 @@ def test_the_founder_leaves_two_and_comes_back_as_one_that_joins(world: World) -
 
     assert len(world.etcd.voters()) == 3
     assert servers[1].former() == ["1"]
+
+
+def test_one_that_has_other_members_is_not_founded_anew(world: World) -> None:
+    """Their certificates are of the authority that there was, and a Secret that is lost says nothing of them."""
+    servers = founded(world, 2)
+    kept = world.says(AUTHORITY)
+    world.put(OWN, {})
+
+    with pytest.raises(StepFailed, match=r"has other members: .*host-2"):
+        servers[1].found()
+
+    assert world.says(AUTHORITY) == kept
+
+
+def test_a_lost_certificate_is_made_anew_by_the_authority_that_there_is(world: World) -> None:
+    servers = founded(world)
+    kept = world.says(AUTHORITY)
+    world.put(OWN, {})
+
+    servers[1].found()
+
+    assert world.says(AUTHORITY) == kept
+    assert world.says(OWN)["ca"] == kept["ca"]
+
+
+def test_an_etcd_that_cannot_be_asked_is_told_as_such_not_as_a_cluster_that_does_not_tell(world: World) -> None:
+    servers = founded(world, 2)
+    world.put(OWN, {})
+
+    assert "nobody is told yet" in servers[2].hands()[0].leaving_problem("host-2")
+
+
+def test_an_api_server_that_is_away_for_a_moment_is_waited_for(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    servers = founded(world)
+    servers[2] = Server(world, 2)
+
+    def away(*_: object) -> tuple[str, ...]:
+        raise ApiSilent("nodes cannot be listed: connection refused")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world, "labelled_names", away)
+        said = servers[2].hands()[0].join(JoinEtcd("host-2", "10.0.0.2"), servers[2].said.append)
+
+    assert said == "nodes cannot be listed: connection refused"
+    servers[2].join()
+    assert len(world.etcd.voters()) == 2
 
 
 def test_the_last_member_does_not_leave(world: World) -> None:
