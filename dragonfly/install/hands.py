@@ -258,8 +258,7 @@ class RealHands:
 
     def has_swarms_data(self) -> bool:
         """Whether a member of the swarm's own etcd has, or had, its data here."""
-        directory = self._host.path(ETCD_DIRECTORY)
-        return directory.is_dir() and any(directory.iterdir())
+        return self._host.holds(ETCD_DIRECTORY)
 
     def installation(self) -> Seen:
         """Return what the cluster tells of its installation, and who is in it.

@@ -150,6 +150,11 @@ class Host:
         except OSError as error:
             raise StepFailed(f"{error.filename} cannot be removed: {error.strerror}") from error
 
+    def holds(self, place: str) -> bool:
+        """Whether there is a directory with anything in it."""
+        path = self.path(place)
+        return path.is_dir() and any(path.iterdir())
+
     def rename(self, place: str, new: str) -> None:
         """Move a directory to a place beside it where nothing is."""
         self.path(place).rename(self.path(new))

@@ -236,13 +236,12 @@ class OwnEtcd:
         if clients:
             with closing(self._opened(clients, access)) as etcd:
                 answering = etcd.answering()
-        data = self._host.path(_DATA)
         place = Place(
             host,
             address,
             is_labelled=self._is_labelled(host),
             has_pod=bool(self._cluster.pods(ETCD_NAMESPACE, _PODS, host)),
-            has_data=data.is_dir() and any(data.iterdir()),
+            has_data=self._host.holds(_DATA),
             is_told=False,
             nodes=self._cluster.hosts(),
             answering=answering,
@@ -303,8 +302,7 @@ class OwnEtcd:
             raise StepFailed(f"Secret {ETCD_NAMESPACE}/{_AUTHORITY}: {error}") from error
 
     def _check_alone(self, action: FoundEtcd) -> None:
-        told = read(self._cluster, NAMESPACE, SECRET).get("endpoints", b"").decode().split(",")
-        others = {url for url in told if url} - {_client(action.address)}
+        others = set(self._told()) - {_client(action.address)}
         others |= set(self._cluster.labelled_names(MEMBER_LABEL, MEMBER)) - {action.hostname}
         if others:
             raise StepFailed(
@@ -347,6 +345,11 @@ class OwnEtcd:
     def _access(self) -> Mapping[str, bytes]:
         return read(self._cluster, ETCD_NAMESPACE, _SECRET)
 
+    def _told(self) -> list[str]:
+        """Return where the replicas are told that it is."""
+        told = read(self._cluster, NAMESPACE, SECRET).get("endpoints", b"").decode().split(",")
+        return [url for url in told if url]
+
     def _ask(self, address: str, what: Callable[[Membership], None]) -> None:
         with self._open(self._access(), (_client(address),)) as etcd:
             _asked(functools.partial(what, etcd))
@@ -354,10 +357,7 @@ class OwnEtcd:
     @contextmanager
     def _open(self, access: Mapping[str, bytes], without: Collection[str]) -> Iterator[Membership]:
         """Open the way to where the replicas are told that it is: members with a vote, whatever the labels say."""
-        told = read(self._cluster, NAMESPACE, SECRET).get("endpoints", b"").decode().split(",")
-        known = [url for url in told if url] or list(
-            map(_client, self._cluster.labelled_addresses(MEMBER_LABEL, MEMBER))
-        )
+        known = self._told() or list(map(_client, self._cluster.labelled_addresses(MEMBER_LABEL, MEMBER)))
         asked = tuple(url for url in known if url not in without) or tuple(known)
         if not (asked and access):
             raise _Failed(

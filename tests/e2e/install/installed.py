@@ -63,3 +63,8 @@ def reaches(host: BareHost, address: str, port: int) -> bool:
     """Whether a replica gets a connection."""
     ask = f"import socket; socket.create_connection(({address!r}, {port}), 5)"
     return host.kubectl("exec", "deployment/dragonfly", "--", "python3", "-c", ask).code == 0
+
+
+def images(host: BareHost) -> list[str]:
+    """What the pods run, those that drain too."""
+    return [pod["spec"]["containers"][0]["image"] for pod in host.pods()]

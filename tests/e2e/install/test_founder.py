@@ -10,7 +10,7 @@ import yaml
 
 from tests.e2e.install.bare_host import BareHost, Moment
 from tests.e2e.install.etcd_keys import control_planes
-from tests.e2e.install.installed import FLOATING, finished, hosts
+from tests.e2e.install.installed import FLOATING, finished, hosts, images
 from tests.e2e.install.joined import Site, placed, told
 from tests.e2e.install.provisioned import provisioned
 from tests.e2e.waiting import eventually, eventually_equal
@@ -115,11 +115,6 @@ def killed_in_each_step(host: BareHost, upgrading: tuple[str, ...]) -> set[str]:
             assert "an upgrade has begun and stopped at step record" in now
             assert "Go on with it: dragonfly upgrade." in now
     return killed
-
-
-def images(host: BareHost) -> list[str]:
-    """What the pods run, those that drain too."""
-    return [pod["spec"]["containers"][0]["image"] for pod in host.pods()]
 
 
 def recorded(host: BareHost) -> dict[str, str]:

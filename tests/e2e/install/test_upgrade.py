@@ -10,7 +10,7 @@ import pytest
 from dragonfly.store import keys
 from tests.e2e.install.bare_host import BareHost, Done
 from tests.e2e.install.etcd_keys import control_planes
-from tests.e2e.install.installed import ALL, finished, members
+from tests.e2e.install.installed import ALL, finished, images, members
 from tests.e2e.waiting import eventually_equal
 from tests.node import replica_image
 from tests.node.images import renamed
@@ -24,11 +24,6 @@ JOURNAL = "var/lib/dragonfly/install/journal"
 
 def upgrade(host: BareHost, *arguments: str) -> Done:
     return host.dragonfly("upgrade", *arguments, "--yes", "-o", "json")
-
-
-def images(host: BareHost) -> list[str]:
-    """What the pods run, those that drain too."""
-    return [pod["spec"]["containers"][0]["image"] for pod in host.objects("pods")["items"]]
 
 
 def test_an_upgrade_rolls_goes_back_and_leaves_alone_what_it_does_not_know(host: BareHost, tmp_path: Path) -> None:

@@ -20,6 +20,14 @@ from tests.unit.controllers.site import LIMITS, MAC, MACHINE, NAMESPACE, PROVISI
 SECOND = "01JD0000000000000000000002"
 
 
+async def ask_while_it_is_away(site: Site) -> None:
+    """Have a provision asked for when the cluster has been out of reach for some time."""
+    await site.settled()
+    site.kube.silent = Unreachable("connection refused", maybe_done=False)
+    await site.settled(20)
+    await site.ask_for_provision()
+
+
 class TestTrouble:
     @pytest.mark.parametrize("verb", ["create", "apply", "patch", "get"])
     @pytest.mark.parametrize(
@@ -91,10 +99,7 @@ class TestTrouble:
         async def story(site: Site) -> None:
             await site.add_machine()
             async with site.running():
-                await site.settled()
-                site.kube.silent = Unreachable("connection refused", maybe_done=False)
-                await site.settled(20)
-                await site.ask_for_provision()
+                await ask_while_it_is_away(site)
                 await site.settled(2 * LIMITS.prepare)
                 assert site.phase() == "Pending"
                 site.kube.silent = None
@@ -109,10 +114,7 @@ class TestTrouble:
         async def story(site: Site) -> None:
             await site.add_machine()
             async with site.running():
-                await site.settled()
-                site.kube.silent = Unreachable("connection refused", maybe_done=False)
-                await site.settled(20)
-                await site.ask_for_provision()
+                await ask_while_it_is_away(site)
                 # Whenever it comes back, whatever the pause between two looks.
                 for beat in range(11):
                     assert site.phase() == "Pending", beat
