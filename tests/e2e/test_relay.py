@@ -119,13 +119,11 @@ def test_it_drives_its_shards_while_the_replica_that_it_goes_through_is_killed(j
         site.swarm.kill(through, SIGKILL)
         asked |= ask(site, machines[12:], "two-actions")
         ended = all_ended(site, len(machines), within=300)
-        driven = _owned_by_remote(joined, machines)
 
     assert {item["status"]["phase"] for item in ended.values()} == {"Succeeded"}
-    assert driven
     assert starts(agents.trace()) == expected_starts(BEHAVIOUR, machines, asked)
     assert others_than_once(site.audit(), asked.values()) == {}
-    eventually("it drives shards still, or again", joined.claims, within=PATIENCE)
+    eventually("it drives some still, or again", lambda: _owned_by_remote(joined, machines), within=PATIENCE)
     with site.api_at(joined.url) as api:
         seen = {item["metadata"]["name"] for item in api.get("machines?limit=1000")["items"]}
     assert seen >= {machine.name for machine in machines}
