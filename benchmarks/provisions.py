@@ -1,9 +1,11 @@
 """How fast intents become armed Workflows: three replicas beside a bare client of the same API server.
 
-    python benchmarks/provisions.py [MACHINES]
+    python benchmarks/provisions.py [MACHINES [IDLE]]
 
 The bare client does the three Kubernetes writes that a provision needs (apply the Hardware, create the Workflow staged,
 arm it) and nothing else: no etcd, no claims, no promises. Its own limit of calls in flight is the same as Dragonfly's.
+IDLE machines more are registered, and nobody installs them. Between any two measurements Tinkerbell comes to rest: what
+it still did for one would slow down the next.
 """
 
 import asyncio
@@ -29,6 +31,7 @@ from dragonfly.sandbox.inventory import mac
 NAMESPACE = "tinkerbell"
 IN_FLIGHT = 32
 SERIAL = 100
+CALM = 2.0
 UNLIMITED = Limits(qps=1e6, burst=1e6, in_flight=IN_FLIGHT)
 TEMPLATE: dict[str, Any] = {
     "metadata": {"name": "bench"},
@@ -44,6 +47,41 @@ TEMPLATE: dict[str, Any] = {
         ]
     },
 }
+
+
+class Calm:
+    """An independent watcher: whether Workflows and Hardware still change, so whether somebody has work with them."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._reflectors = [
+            Reflector(connection, resource, NAMESPACE, on_change=self._changed) for resource in (WORKFLOW, HARDWARE)
+        ]
+        self._news = asyncio.Event()
+
+    async def start(self) -> None:
+        for reflector in self._reflectors:
+            reflector.start()
+            await reflector.synced.wait()
+
+    async def stop(self) -> None:
+        for reflector in self._reflectors:
+            await reflector.stop()
+
+    async def reached(self, within: float = 300) -> None:
+        """Return once nothing has changed for `CALM` seconds: Tinkerbell has done all that was asked of it before."""
+        async with asyncio.timeout(within):
+            while await self._changes_within(CALM):
+                self._news.clear()
+
+    async def _changes_within(self, seconds: float) -> bool:
+        try:
+            await asyncio.wait_for(self._news.wait(), seconds)
+        except TimeoutError:
+            return False
+        return True
+
+    def _changed(self, _name: str, _old: Object | None, _new: Object | None) -> None:
+        self._news.set()
 
 
 class Armed:
@@ -102,19 +140,21 @@ class Api:
         return asked
 
 
-async def main(machines: int) -> None:
+async def main(machines: int, idle: int) -> None:
     """Measure and publish."""
     with stage() as running:
-        rows = await measure(running, machines)
+        rows = await measure(running, machines, idle)
+    beside = f", beside {idle:,} other machines" if idle else ""
     publish(
-        "Provisions: from intent to armed Workflow",
+        f"Provisions: from intent to armed Workflow{beside}",
         f"{machines} provisions asked for with {IN_FLIGHT} in flight, then {SERIAL} one at a time, through HAProxy; an "
-        "independent watcher says when each Workflow was armed. The simulated machines are off.",
+        "independent watcher says when each Workflow was armed. The simulated machines are off. Before each "
+        "measurement Tinkerbell comes to rest.",
         rows,
     )
 
 
-async def measure(running: Stage, machines: int) -> list[Row]:
+async def measure(running: Stage, machines: int, idle: int) -> list[Row]:
     """Return what the bare client and what Dragonfly did, in turn on the same API server."""
     source = Kubeconfig((running.plane.kubeconfig,))
     headers = {"Authorization": f"Bearer {running.token}"}
@@ -123,15 +163,22 @@ async def measure(running: Stage, machines: int) -> list[Row]:
         Connection(source, UNLIMITED) as watching,
         aiohttp.ClientSession(headers=headers) as session,
     ):
-        api, armed = Api(session, running.url), Armed(watching)
-        names = await api.register(machines + SERIAL)
+        api, armed, calm = Api(session, running.url), Armed(watching), Calm(watching)
+        names = (await api.register(idle + machines + SERIAL))[idle:]
         await armed.start()
+        await calm.start()
         await bare.create(template())
+        await calm.reached(within=1800)
         creates = await rate(lambda number: bare.create(workflow(f"bare-{number}", f"x-{number}")), machines)
+        await calm.reached()
         alone = [await timed(bare.create(workflow(f"alone-{number}", f"y-{number}"))) for number in range(SERIAL)]
+        await calm.reached()
         chains = await rate(lambda number: chain(bare, number), machines)
+        await calm.reached()
         dragonfly = await sustained(api, armed, names[:machines])
+        await calm.reached()
         latencies = [await latency(api, armed, name) for name in names[machines:]]
+        await calm.stop()
         await armed.stop()
     one = median(alone)
     return [
@@ -228,4 +275,5 @@ def _object(api_version: str, kind: str, name: str, spec: dict[str, Any]) -> Obj
 
 
 if __name__ == "__main__":
-    uvloop.run(main(int(sys.argv[1]) if len(sys.argv) > 1 else 400))
+    counts = [int(argument) for argument in sys.argv[1:]]
+    uvloop.run(main(*(counts + [400, 0][len(counts) :])))
