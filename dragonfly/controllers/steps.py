@@ -314,10 +314,8 @@ def _prepare(seen: Seen, limits: Limits) -> Step:
     if workflow is None and seen.hardware_known:
         # Staged it can wait for the rest, and Tinkerbell takes note of it meanwhile.
         return CreateWorkflow() if seen.hardware_ready else StageAndOpen()
-    if not seen.hardware_ready:
+    if workflow is None or not seen.hardware_ready:
         return EnsureHardware()
-    if workflow is None:
-        return CreateWorkflow()
     if workflow.agent_id not in {"", seen.machine.agent_id}:
         return _wrong_machine(seen, workflow.agent_id)
     # Whom a raw template is for must be known before it is armed (P3); one that can't be rendered never tells.
