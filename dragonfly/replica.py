@@ -31,6 +31,7 @@ from dragonfly.awareness import Awareness, LeaseView
 from dragonfly.clusters import Clusters, Setup
 from dragonfly.clusters import Means as ClusterMeans
 from dragonfly.feed.feed import Feed
+from dragonfly.garbage import Survivors
 from dragonfly.install.survey import Surveyor, Taken
 from dragonfly.intent.machines import password_place
 from dragonfly.model.machine import Machine
@@ -116,6 +117,8 @@ class Replica:
         self._stopping = asyncio.Event()
         self._lease = LeaseView(settings.lease_ttl)
         self._metrics = Metrics(CollectorRegistry(), version=__version__, replica=settings.replica, site=settings.site)
+        self._survivors = Survivors(gc, time.perf_counter)
+        self._metrics.replica.collecting.set_function(lambda: self._survivors.paused)
         self._seal = startup.seal(settings)
         self._etcd = startup.etcd(settings, taken.route.way if taken is not None else None)
         gateway = self._etcd.gateway
@@ -136,6 +139,7 @@ class Replica:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop, number)
         async with AsyncExitStack() as stack:
+            stack.enter_context(self._survivors.set_aside())
             listener = startup.listener(self._settings)
             stack.push_async_callback(self._etcd.close)
             self._clusters = self._make_clusters()
@@ -176,8 +180,6 @@ class Replica:
 
     async def _work_on(self) -> None:
         await self._mirror.wait_for(1, float("inf"))
-        # What was decoded stays: without this, each full collection walks all of it.
-        gc.freeze()
         await self._check_schema()
         keeper = LeaseKeeper(
             self._etcd.gateway,

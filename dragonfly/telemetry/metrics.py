@@ -182,6 +182,11 @@ class ReplicaMetrics:
         self.fencings = Counter(
             "dragonfly_replica_fencings", "How often it could not rely on its lease any more.", registry=registry
         )
+        self.collecting = Gauge(
+            "dragonfly_replica_gc_seconds",
+            "Time for which full garbage collections held everything up, in all.",
+            registry=registry,
+        )
 
 
 class WebhookMetrics:
