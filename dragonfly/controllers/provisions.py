@@ -183,9 +183,9 @@ class ProvisionRun:
             workflow=self._workflow,
             asked=self._asked,
             seen_armed=self._seen_armed(),
-            others=() if is_armed else self._others(),
+            others=self._others(),
             confirmed=frozenset(self._confirmed),
-            past=frozenset() if is_armed else self._past(),
+            past=self._past(),
             hardware_ready=is_prepared or hardware.ready(self._machine, netboot_for=provision.name),
             hardware_known=is_armed or hardware.known(self._machine),
             secret_ready=self._secret_ready,
@@ -219,8 +219,8 @@ class ProvisionRun:
         return frozenset(uid for uid, found in records if found is not None and found.ended)
 
     def _others(self) -> tuple[WorkflowView, ...]:
-        found = self._cluster.twins.workflows_of(self._machine.name, self._machine.agent_id)
-        return tuple(other for other in found if other.name != self._name and other.uid not in self._removed)
+        found = self._cluster.twins.workflows_of(self._machine.name, self._machine.agent_id, but=self._name)
+        return tuple(other for other in found if other.uid not in self._removed)
 
     def _seen_armed(self) -> bool:
         return self._workflow is not None and self._cluster.twins.was_armed(self._workflow.uid)

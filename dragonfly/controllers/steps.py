@@ -71,12 +71,13 @@ class Seen(NamedTuple):
     seen_armed: bool
     """This replica has seen the Workflow armed, and then staged again."""
     others: tuple[WorkflowView, ...]
-    """Other Workflows for the same machine or agent; like all that only the preparation asks for, told until arming."""
+    """Other Workflows for the same machine or agent."""
     confirmed: frozenset[str]
     """uids of those of `others` that are the API server's answer in this very run."""
     past: frozenset[str]
     """uids of those of `others` whose provision has its result: a cluster that was put back may have them running."""
     hardware_ready: bool
+    """Like all that only the preparation asks for, told until arming."""
     hardware_known: bool
     """Dragonfly has made a Hardware object for the machine, be it as it should be or not."""
     secret_ready: bool
@@ -337,7 +338,7 @@ def _clear(other: WorkflowView, *, confirmed: bool, is_past: bool) -> Step | Non
     if other.staged:
         return None
     if is_past:
-        return RemoveWorkflow(other) if removable(other) else HaltWorkflow(other)
+        return _stop_past(other)
     if not confirmed:
         return AskAbout(other)
     message = (
@@ -346,9 +347,17 @@ def _clear(other: WorkflowView, *, confirmed: bool, is_past: bool) -> Step | Non
     return Stop("Failed", Problem("MachineBusy", message))
 
 
+def _stop_past(other: WorkflowView) -> Step:
+    """What has had its time is nothing that a machine may be given."""
+    return RemoveWorkflow(other) if removable(other) else HaltWorkflow(other)
+
+
 def _follow(seen: Seen, limits: Limits) -> Step:
     workflow, arming = seen.workflow, seen.provision.arming
     assert arming is not None
+    for other in seen.others:
+        if other.uid in seen.past and not (other.staged or other.terminal or other.halted):
+            return _stop_past(other)  # its cluster was put back, and showed that only after the arming
     if workflow is None or workflow.uid != arming.uid:
         return _gone(seen)
     if is_rewound(seen.provision, workflow, seen_armed=seen.seen_armed):

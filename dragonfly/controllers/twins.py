@@ -193,9 +193,15 @@ class Twins:
         obj = self.workflows.store.get(name)
         return workflow_view(obj) if obj else None
 
-    def workflows_of(self, machine: str, agent_id: str) -> list[WorkflowView]:
-        """Return the Workflows of the machine: those labelled with it, and those that its agent would be served."""
-        names = self._by_machine.get(machine, set()) | self._by_machine.get(agent_id, set())
+    def workflows_of(self, machine: str, agent_id: str, *, but: str = "") -> list[WorkflowView]:
+        """Return the Workflows of the machine: those labelled with it, and those that its agent would be served.
+
+        Args:
+            machine: by its name.
+            agent_id: its agent's.
+            but: the name of one that is not asked for.
+        """
+        names = (self._by_machine.get(machine, set()) | self._by_machine.get(agent_id, set())) - {but}
         return [workflow_view(obj) for name in sorted(names) if (obj := self.workflows.store.get(name))]
 
     def was_armed(self, uid: str) -> bool:

@@ -262,6 +262,30 @@ class TestFollow:
         assert reason(found) == "WrongMachine"
         assert isinstance(step(provision(arming=ARMING), workflow=running(agents=(MAC, MAC))), Record)
 
+    def test_one_of_a_provision_that_has_ended_is_stopped_though_this_one_is_armed(self) -> None:
+        """A cluster that was put back may show it only after the arming."""
+        served = running(name="df-p-0", uid="u-0", provision="p-0")
+        unserved = workflow(name="df-p-0", uid="u-0", provision="p-0")
+        past = frozenset({"u-0"})
+
+        assert step(provision(arming=ARMING), workflow=running(), others=(served,), past=past) == HaltWorkflow(served)
+        assert step(provision(arming=ARMING), workflow=STAGED, others=(unserved,), past=past) == RemoveWorkflow(
+            unserved
+        )
+
+    @pytest.mark.parametrize(
+        "harmless", [{"staged": True}, {"state": "SUCCESS"}, {"state": "RUNNING", "served": True, "agent_id": ""}]
+    )
+    def test_what_cannot_run_or_may_be_under_way_elsewhere_is_left_alone_once_this_one_is_armed(
+        self, harmless: dict[str, Any]
+    ) -> None:
+        other = workflow(name="df-p-0", uid="u-0", provision="p-0")._replace(**harmless)
+        unknown = running(name="df-p-0", uid="u-0", provision="p-0")
+
+        followed = step(provision(arming=ARMING), workflow=running())
+        assert step(provision(arming=ARMING), workflow=running(), others=(other,), past=frozenset({"u-0"})) == followed
+        assert step(provision(arming=ARMING), workflow=running(), others=(unknown,)) == followed
+
     def test_the_machine_begins(self) -> None:
         found = step(provision(arming=ARMING), workflow=running())
 
