@@ -33,7 +33,8 @@ class Api:
         self._http = httpx.Client(
             base_url=url, headers={"Authorization": f"Bearer {token}"}, timeout=10, trust_env=False
         )
-        self._written = 0
+        self._known = 0
+        """The newest revision that this client has written, or has seen an object of."""
         self.repeats: list[str] = []
         """Why requests were sent again, in order."""
 
@@ -55,7 +56,7 @@ class Api:
         given = {"content": content} if content is not None else {"json": body} if body is not None else {}
         answer = self._http.request(method, f"/api/v1/{path}", headers={**sent, **(headers or {})}, **given)
         if answer.is_success and method != "GET":
-            self._written = max(self._written, int(answer.headers["Dragonfly-Revision"]))
+            self._known = max(self._known, int(answer.headers["Dragonfly-Revision"]))
         is_json = answer.headers.get("Content-Type", "").endswith("json")
         return Answer(answer.status_code, answer.json() if is_json else answer.text, answer.headers)
 
@@ -77,10 +78,15 @@ class Api:
             Event().wait(_PAUSE)
 
     def get(self, path: str) -> Any:
-        """Read; what this client wrote before is in the answer, whichever replica gives it (P9)."""
-        answer = self.patiently("GET", f"{path}{'&' if '?' in path else '?'}minRevision={self._written}")
+        """Read; what this client wrote or saw before is in the answer, whichever replica gives it (P9)."""
+        answer = self.patiently("GET", f"{path}{'&' if '?' in path else '?'}minRevision={self._known}")
         assert answer.ok, answer
+        self._known = max(self._known, _newest(answer.document))
         return answer.document
+
+    def forget(self) -> None:
+        """Begin anew: etcd was put back, and what was known is of another history."""
+        self._known = 0
 
     def post(self, path: str, body: Any = None) -> Any:
         """Create something, exactly once however often it is sent."""
@@ -95,3 +101,9 @@ class Api:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._http.close()
+
+
+def _newest(document: Any) -> int:
+    """The revision of the object that was changed last, of one or of a list; 0 if there is none."""
+    found = document.get("items", [document]) if isinstance(document, dict) else []
+    return max((item.get("metadata", {}).get("revision", 0) for item in found), default=0)

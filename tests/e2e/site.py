@@ -7,11 +7,13 @@ import itertools
 import json
 import ssl
 import sys
+import time
 import urllib.request
 from base64 import b64decode, b64encode
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from threading import Event
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
@@ -36,6 +38,8 @@ from tests.e2e.waiting import eventually
 _NUMBERS: Final = itertools.count(1)
 _BASE_MAC: Final = 0x02_E2_00_00_00_00  # locally administered: no vendor has it
 _GROUP: Final = ("tinkerbell.org", "v1alpha1", NAMESPACE)
+_PATIENCE: Final = 60.0
+"""Seconds for what takes a few on a computer that has nothing else to do."""
 
 
 class Machine(NamedTuple):
@@ -132,7 +136,7 @@ class Site:
         eventually(
             f"{machine.name} is in its cluster",
             lambda: self.api.get(f"machines/{machine.name}")["status"].get("conditions"),
-            within=20,
+            within=_PATIENCE,
         )
 
     def template(self, name: str, spec: Mapping[str, Any]) -> str:
@@ -180,7 +184,8 @@ class Site:
     def events(self, name: str) -> set[str]:
         """The reasons of the Kubernetes Events about the object of that name."""
         core = kubernetes.CoreV1Api(self.cluster.api_client)
-        listed = core.list_namespaced_event(NAMESPACE, field_selector=f"involvedObject.name={name}")
+        selector = f"involvedObject.name={name}"
+        listed = _answered(lambda: core.list_namespaced_event(NAMESPACE, field_selector=selector))
         return {event.reason for event in listed.items if event.reason}
 
     def open_netboot(self, machine: Machine) -> None:
@@ -208,7 +213,7 @@ class Site:
         return Machine(f"e{self.number}-{number:03}", ":".join(f"{byte:02x}" for byte in address.to_bytes(6, "big")))
 
     def _objects(self, plural: str, label: str = "") -> dict[str, Any]:
-        listed: Any = self.cluster.list_namespaced_custom_object(*_GROUP, plural)
+        listed = _answered(lambda: self.cluster.list_namespaced_custom_object(*_GROUP, plural))
         found = {item["metadata"]["name"]: item for item in listed["items"]}
         return {name: item for name, item in found.items() if self._is_mine(item["metadata"], label)}
 
@@ -225,6 +230,18 @@ class Site:
         with urllib.request.urlopen(request, context=tls) as answer:
             for item in json.load(answer).get("kvs", []):
                 yield _text(item["key"]), int(item["mod_revision"])
+
+
+def _answered(ask: Callable[[], Any]) -> Any:
+    """What the API server answers; it is asked again while it says that it, or its etcd, has just been started."""
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return ask()
+        except kubernetes.ApiException as error:
+            if (error.status or 0) < 500 or time.monotonic() > deadline:
+                raise
+        Event().wait(0.2)
 
 
 class Agents:

@@ -38,7 +38,7 @@ def test_a_swarm_on_an_etcd_set_up_anew_or_restored_goes_on_with_its_machines(
 ) -> None:
     """The epochs that the API server compares are lower than before, for every claim of the new swarm."""
     with start_site(1) as site:
-        eventually("its fence is told as installed", lambda: policy(site).get("installed"), within=30)
+        eventually("its fence is told as installed", lambda: policy(site).get("installed"), within=60)
         site.template(TEMPLATE, two_actions())
         [machine] = site.registered()
         provisioned(site, machine)
@@ -55,6 +55,7 @@ def test_a_swarm_on_an_etcd_set_up_anew_or_restored_goes_on_with_its_machines(
         assert total(site, "dragonfly_cluster_refused_writes_total") == 1
         _the_fence_passes_on(site)
         restored(etcd, backup)
+        site.api.forget()
         _those_that_run_on_do_nothing(site)
         _started_again(site)
         provisioned(site, machine)
@@ -62,10 +63,10 @@ def test_a_swarm_on_an_etcd_set_up_anew_or_restored_goes_on_with_its_machines(
 
 def _the_fence_passes_on(site: Site) -> None:
     """Whoever claims the first shard next keeps it; the killed replica is started again."""
-    former = first_claim(site)
+    former = eventually("somebody has it", lambda: first_claim(site), within=60)
     site.swarm.kill(former["owner"], Signals.SIGKILL)
-    eventually("the shard has passed on", lambda: first_claim(site).get("epoch", 0) > former["epoch"], within=30)
-    eventually("its fence is told again", lambda: policy(site).get("installed"), within=30)
+    eventually("the shard has passed on", lambda: first_claim(site).get("epoch", 0) > former["epoch"], within=60)
+    eventually("its fence is told again", lambda: policy(site).get("installed"), within=60)
     # One that comes back after the restore has seen nothing of the former history, and has nothing to tell of it.
     for replica in site.swarm.replicas:
         eventually_equal(partial(etcd_state, replica.url), "ok", within=60)
@@ -130,7 +131,7 @@ def new_swarm(plane: ControlPlane, ports: PortLease, directory: Path, etcd: Etcd
 def provisioned(site: Site, machine: Machine) -> None:
     with site.agents([machine], QUICK):
         provision = site.provision(machine, TEMPLATE)
-        eventually("it has ended", lambda: site.phase(provision) in ENDS, within=60)
+        eventually("it has ended", lambda: site.phase(provision) in ENDS, within=90)
         assert site.phase(provision) == "Succeeded", site.status(provision)
         site.settled(machine)
 
