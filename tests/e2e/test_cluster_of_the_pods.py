@@ -6,6 +6,7 @@ Tinkerbell.
 
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -46,11 +47,11 @@ def test_pods_drive_it_and_the_others_say_why_they_do_not(site: Site, second: Co
     assert added.returncode == 0, added.stdout + added.stderr
 
     eventually_equal(lambda: _drivers(site), {POD}, within=_PATIENCE)
-    told = {one["replica"]: one for one in _status(site)["replicas"]}
-    assert told[POD]["reachable"]
-    assert not told["b"]["reachable"]
-    assert "this replica runs in none" in told["b"]["reason"]
-    assert "this replica runs in none" in _cli(site, "swarm").stdout
+    why = "this replica runs in none"
+    eventually("the other says why it does not", lambda: why in _told(site)["b"].get("reason", ""), within=_PATIENCE)
+    told = _told(site)
+    assert (told[POD]["reachable"], told["b"]["reachable"]) == (True, False)
+    eventually("the command line says it too", lambda: why in _cli(site, "swarm").stdout, within=_PATIENCE)
     again = site.api.once("POST", "clusters", {"metadata": {"name": "again"}, "spec": {"inCluster": True}})
     assert (again.status, again.document["type"]) == (409, "/problems/cluster-registered")
 
@@ -71,6 +72,11 @@ def test_pods_drive_it_and_the_others_say_why_they_do_not(site: Site, second: Co
 def _status(site: Site) -> dict[str, Any]:
     status: dict[str, Any] = site.api.get(f"clusters/{PODS}")["status"]
     return status
+
+
+def _told(site: Site) -> dict[str, Any]:
+    """How each replica reaches it."""
+    return defaultdict(dict, {one["replica"]: one for one in _status(site)["replicas"]})
 
 
 def _drivers(site: Site) -> set[str]:

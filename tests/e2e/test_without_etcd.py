@@ -72,7 +72,7 @@ def test_frozen_and_gone_and_back(etcds: StartEtcds, tmp_path: Path, ports: Port
 
         member.signal(signal.SIGCONT)
         swarm.until_well()
-        assert swarm.put("thawed").status == 201
+        swarm.written("thawed")
 
         member.kill()
         swarm.until_all_find("unreachable")
@@ -80,8 +80,8 @@ def test_frozen_and_gone_and_back(etcds: StartEtcds, tmp_path: Path, ports: Port
         assert swarm.list().status == 200
         member.start()
         swarm.until_well()
-        assert swarm.put("after").status == 201
-        names = {item["metadata"]["name"] for item in swarm.list().document["items"]}
+        swarm.written("after")
+        names = {item["metadata"]["name"] for item in swarm.api.get("templates")["items"]}
         assert {"before", "thawed", "after"} <= names
         assert swarm.pids == pids
 
@@ -98,12 +98,12 @@ def test_full_and_made_room(etcds: StartEtcds, tmp_path: Path, ports: PortLease)
         _refused(swarm, "no-room", "store-full")
         read = swarm.list()
         assert (read.status, "Dragonfly-Stale" in read.headers) == (200, False), "a full etcd is followed all the same"
-        assert swarm.swarm_view()["self"]["state"] == "read-only"
+        eventually("it says so", lambda: swarm.swarm_view()["self"]["state"] == "read-only", within=PATIENCE)
         assert 'dragonfly_store_state{state="full"} 1.0' in swarm.metrics()
 
         control.make_room()
         swarm.until_well()
-        assert swarm.put("after").status == 201
+        swarm.written("after")
 
 
 def test_locked_out_and_let_in_again(etcds: StartEtcds, tmp_path: Path, ports: PortLease) -> None:
@@ -116,7 +116,7 @@ def test_locked_out_and_let_in_again(etcds: StartEtcds, tmp_path: Path, ports: P
     environment = {"DRAGONFLY_ETCD_USERNAME": "dragonfly", "DRAGONFLY_ETCD_PASSWORD_FILE": str(password)}
     with LoneSwarm(etcd, tmp_path, ports, environment=environment).running() as swarm:
         assert swarm.put("before").status == 201
-        assert swarm.etcd_states() == {"ok"}
+        swarm.until_all_find("ok")
 
         control.change_password("dragonfly", "second")
         swarm.until_all_find("denied")
@@ -126,7 +126,7 @@ def test_locked_out_and_let_in_again(etcds: StartEtcds, tmp_path: Path, ports: P
 
         password.write_text("second\n")
         swarm.until_well()
-        assert swarm.put("after").status == 201
+        swarm.written("after")
 
 
 def test_another_etcd_is_not_written_to(etcds: StartEtcds, tmp_path: Path, ports: PortLease) -> None:
@@ -140,7 +140,7 @@ def test_another_etcd_is_not_written_to(etcds: StartEtcds, tmp_path: Path, ports
 
             swarm.until_all_find("changed")
             _refused(swarm, "elsewhere", "store-changed")
-            assert "Dragonfly-Stale" in swarm.list().headers
+            eventually("reads are old", lambda: "Dragonfly-Stale" in swarm.list().headers, within=PATIENCE)
             assert "start the process again" in swarm.readyz()["checks"]["etcd"]["detail"]
             proxy.lead_to(one.ports[0])
             _refused(swarm, "back", "store-changed")
@@ -175,7 +175,7 @@ def test_members_that_are_gone(etcds: StartEtcds, tmp_path: Path, ports: PortLea
         swarm.until_all_find("degraded")
         assert etcd.urls[0] in swarm.readyz()["checks"]["etcd"]["detail"]
         swarm.until_well()
-        assert swarm.put("two-of-three").status == 201
+        swarm.written("two-of-three")
         bad = [member["endpoint"] for member in swarm.swarm_view()["etcd"]["members"] if not member["reachable"]]
         assert bad == [etcd.urls[0]]
         assert f'dragonfly_store_endpoint_up{{endpoint="{etcd.urls[0]}"}} 0.0' in swarm.metrics()
@@ -188,6 +188,6 @@ def test_members_that_are_gone(etcds: StartEtcds, tmp_path: Path, ports: PortLea
 
         etcd.members[1].start()
         swarm.until_well()
-        assert swarm.put("quorum").status == 201
+        swarm.written("quorum")
         etcd.members[0].start()
         swarm.until_all_find("ok")
