@@ -213,7 +213,7 @@ def test_a_template_that_tinkerbell_cannot_render_fails_its_provision_in_tinkerb
 
     with site.agents([machine], Behaviour(shortest=0.0, longest=0.0)) as agents:
         provision = site.provision(machine, name)
-        eventually("it has ended", lambda: site.phase(provision) in ENDS, within=20)
+        eventually("it has ended", lambda: site.phase(provision) in ENDS, within=90)
         status = site.status(provision)
         trace = agents.trace()
 
@@ -224,4 +224,4 @@ def test_a_template_that_tinkerbell_cannot_render_fails_its_provision_in_tinkerb
     assert writes_of(site.audit(), [provision]) == {provision: (1, 1)}
     assert site.audit().running_deleted() == []
     assert site.api.get(f"machines/{machine.name}")["status"]["phase"] == "Failed"
-    eventually("netboot is closed", lambda: site.netboot()[machine.name] == [False], within=10)
+    eventually("netboot is closed", lambda: site.netboot()[machine.name] == [False], within=60)

@@ -17,7 +17,7 @@ import pytest
 from dragonfly.sandbox import toolchain
 from dragonfly.sandbox.ports import PortLease
 from dragonfly.sandbox.process import Program, Service
-from tests.e2e.waiting import eventually
+from tests.e2e.waiting import eventually, eventually_equal
 
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
@@ -41,7 +41,7 @@ class Newcomer:
         }
         command = (DRAGONFLY, "demo", "--machines", "3", "--port", str(port), "--keep", str(self.kept))
         program = Program("demo", command, directory / "demo.log", self._environment)
-        self.demo = Service(program, lambda: "Ctrl-C stops everything" in self.screen, within=90)
+        self.demo = Service(program, lambda: "Ctrl-C stops everything" in self.screen, within=180)
 
     @property
     def screen(self) -> str:
@@ -74,7 +74,7 @@ class Newcomer:
         return self.ended(self.types(DRAGONFLY, *arguments), code)
 
     def ended(self, process: subprocess.Popen[str], code: int = 0) -> str:
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=180)
         assert process.returncode == code, (process.args, out, err)
         return out
 
@@ -83,7 +83,8 @@ class Newcomer:
 
     def processes(self) -> list[str]:
         """The command of every process that the demo, or this newcomer, has started."""
-        return [_command(process) for process in Path("/proc").glob("[0-9]*") if self._mark in _environment(process)]
+        started = (process for process in Path("/proc").glob("[0-9]*") if self._mark in _of(process, "environ"))
+        return [command for command in (_of(process, "cmdline") for process in started) if command]
 
     def _made(self, name: str) -> str:
         (self.directory / name).mkdir()
@@ -115,9 +116,9 @@ def test_a_newcomer_s_first_minute(newcomer: Newcomer) -> None:
     assert phases == {machines[0]: "Deployed", machines[1]: "Deployed", machines[2]: "Available"}
 
     newcomer.demo.signal(signal.SIGINT)
-    assert newcomer.demo.wait(30)
+    assert newcomer.demo.wait(90)
     assert newcomer.demo.exit_code == 0
-    assert newcomer.processes() == []
+    eventually_equal(newcomer.processes, [], within=60)
     _nothing_is_left_but_what_was_to_be_kept(newcomer)
 
 
@@ -137,23 +138,28 @@ def _a_provision_outlives_its_replica(newcomer: Newcomer, machine: str) -> None:
         (provision,) = newcomer.json("get", "provisions", "--machine", machine)["items"] or [{}]
         return bool(provision) and provision["status"]["phase"] == "Running"
 
-    eventually("the provision runs", running, within=30)
+    eventually("the provision runs", running, within=60)
     before = {replica["id"]: replica["pid"] for replica in newcomer.told["replicas"]}
     assert int(newcomer.printed(r"kill -9 (\d+)")) in before.values()
-    owner = newcomer.json("get", "machine", machine)["status"]["owner"]
+    owner = eventually("it has an owner", lambda: _owner(newcomer, machine), within=60)
     os.kill(before[owner], signal.SIGKILL)
 
     assert "Succeeded" in newcomer.ended(provisioning)
-    eventually("it is started again", lambda: _pid(newcomer, owner) != before[owner], within=20)
+    eventually("it is started again", lambda: _pid(newcomer, owner) != before[owner], within=60)
     assert f"(pid {before[owner]}) died: started again as pid {_pid(newcomer, owner)}" in newcomer.screen
+
+
+def _owner(newcomer: Newcomer, machine: str) -> str:
+    owner: str = newcomer.json("get", "machine", machine)["status"]["owner"]
+    return owner
 
 
 def _the_swarm_is_well(newcomer: Newcomer) -> None:
     """Soon: shards go back to a replica that returns, and for a moment have no owner, which is exit code 1."""
     ids = {replica["id"] for replica in newcomer.told["replicas"]}
-    eventually("all replicas are listed", lambda: ids <= _first_words(newcomer, "swarm"), within=30)
-    eventually("status tells of them", lambda: "3 of version" in _if_well(newcomer, "status"), within=30)
-    told = json.loads(eventually("all shards are driven", lambda: _if_well(newcomer, "swarm", "-o", "json"), within=30))
+    eventually("all replicas are listed", lambda: ids <= _first_words(newcomer, "swarm"), within=60)
+    eventually("status tells of them", lambda: "3 of version" in _if_well(newcomer, "status"), within=60)
+    told = json.loads(eventually("all shards are driven", lambda: _if_well(newcomer, "swarm", "-o", "json"), within=60))
     assert ({member["id"] for member in told["members"]}, told["unowned"]) == (ids, [])
 
 
@@ -164,7 +170,7 @@ def _first_words(newcomer: Newcomer, *command: str) -> set[str]:
 def _if_well(newcomer: Newcomer, *command: str) -> str:
     """What the command prints, if its exit code says that all is well."""
     process = newcomer.types(DRAGONFLY, *command)
-    out, _ = process.communicate(timeout=60)
+    out, _ = process.communicate(timeout=180)
     return out if process.returncode == 0 else ""
 
 
@@ -179,12 +185,9 @@ def _pid(newcomer: Newcomer, replica: str) -> int:
     return int(pid)
 
 
-def _command(process: Path) -> str:
-    return (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-
-
-def _environment(process: Path) -> str:
+def _of(process: Path, what: str) -> str:
+    """What the kernel tells of a process, in one line."""
     try:
-        return (process / "environ").read_bytes().decode(errors="replace")
+        return (process / what).read_bytes().replace(b"\0", b" ").decode(errors="replace")
     except (FileNotFoundError, ProcessLookupError, PermissionError):
         return ""  # it has just ended, or is somebody else's

@@ -63,7 +63,7 @@ def test_every_machine_ran_each_action_once(story: Story) -> None:
 
 
 def test_the_api_server_saw_one_create_and_one_arming_for_each(story: Story) -> None:
-    eventually_equal(lambda: others_than_once(story.site.audit(), story.asked.values()), {}, within=10)
+    eventually_equal(lambda: others_than_once(story.site.audit(), story.asked.values()), {}, within=60)
 
 
 def test_every_workflow_was_created_staged(story: Story) -> None:
@@ -79,7 +79,7 @@ def test_no_running_workflow_was_deleted(story: Story) -> None:
 
 
 def test_netboot_is_closed_on_every_machine(story: Story) -> None:
-    eventually_equal(story.site.netboot, {machine.name: [False] for machine in story.machines}, within=20)
+    eventually_equal(story.site.netboot, {machine.name: [False] for machine in story.machines}, within=60)
 
 
 def test_every_machine_is_deployed_with_its_system_and_history(story: Story) -> None:

@@ -16,7 +16,7 @@ from dragonfly.sandbox.ports import PortLease
 from tests.e2e.audit import read_audit
 from tests.e2e.fleet import starts, two_actions, workflow
 from tests.e2e.site import Agents, Machine, Site
-from tests.e2e.waiting import eventually
+from tests.e2e.waiting import eventually, eventually_equal
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
@@ -55,7 +55,7 @@ def test_machines_move_and_nothing_is_installed_again(
                 for machine in machines:
                     history = site.api.get(f"machines/{machine.name}/history")["items"]
                     assert [item["metadata"]["name"] for item in history] == [provisions[machine.name]]
-                    assert site.api.get(f"machines/{machine.name}")["status"]["phase"] == "Deployed"
+                    eventually_equal(partial(_phase, site, machine), "Deployed", within=_PATIENCE)
                 assert starts(here.trace()) == once
                 assert starts(there.trace()) == Counter()
 
@@ -73,6 +73,10 @@ def _has_succeeded(site: Site, provision: str) -> bool:
     return site.phase(provision) == "Succeeded"
 
 
+def _phase(site: Site, machine: Machine) -> str:
+    return str(site.api.get(f"machines/{machine.name}")["status"]["phase"])
+
+
 def _is_in(site: Site, machine: Machine, cluster: str) -> bool:
     found = site.api.get(f"machines/{machine.name}")
     conditions = {condition["type"]: condition["status"] for condition in found["status"].get("conditions", [])}
@@ -80,14 +84,19 @@ def _is_in(site: Site, machine: Machine, cluster: str) -> bool:
 
 
 def _check_moved(site: Site, second: ControlPlane, machines: list[Machine]) -> None:
-    assert site.hardware() == {}
-    assert site.workflows() == {}
+    eventually_equal(site.hardware, {}, within=_PATIENCE)
+    eventually_equal(site.workflows, {}, within=_PATIENCE)
     with config.new_client_from_config(str(second.admin_kubeconfig)) as admin:  # type: ignore[no-untyped-call]
         api = kubernetes.CustomObjectsApi(admin)
-        hardware: Any = api.list_namespaced_custom_object(*_GROUP, "hardware")
+        closed = {machine.name: False for machine in machines}
+        eventually_equal(partial(_open_for, api), closed, within=_PATIENCE)
         workflows: Any = api.list_namespaced_custom_object(*_GROUP, "workflows")
-    open_for = {
+    assert workflows["items"] == []
+
+
+def _open_for(api: kubernetes.CustomObjectsApi) -> dict[str, bool]:
+    """Whether each machine there may boot from the network."""
+    hardware: Any = api.list_namespaced_custom_object(*_GROUP, "hardware")
+    return {
         item["metadata"]["name"]: item["spec"]["interfaces"][0]["netboot"]["allowPXE"] for item in hardware["items"]
     }
-    assert open_for == {machine.name: False for machine in machines}
-    assert workflows["items"] == []

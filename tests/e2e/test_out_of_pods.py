@@ -34,7 +34,7 @@ VM: Final = "vm"
 WAVE: Final = 6
 """Machines that are under way whenever something is stopped."""
 BEHAVIOUR: Final = Behaviour(seed=3, shortest=0.5, longest=2.0)
-_PATIENCE: Final = 60.0
+_PATIENCE: Final = 120.0
 _SECRETS: Final = f"/api/v1/namespaces/{NAMESPACE}/secrets"
 
 

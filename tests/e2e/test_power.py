@@ -27,7 +27,7 @@ def powered(site: Site) -> Iterator[Powered]:
         document = machine.document()
         document["spec"]["bmc"] = {"host": "127.0.0.1", "protocol": "rpc", "options": {"consumerURL": bmc.url}}
         site.api.post("machines", document)
-        eventually_equal(lambda: _status(site, machine)["power"], "off", within=20)
+        eventually_equal(lambda: _status(site, machine)["power"], "off", within=60)
         yield Powered(machine, bmc)
 
 
@@ -38,11 +38,11 @@ def test_a_machine_is_switched_on_and_off_and_its_status_follows(site: Site, pow
 
     assert (on["succeeded"], on["reason"], on["requestedBy"]) == (True, "Completed", "admin")
     assert bmc.power == "on"
-    eventually_equal(lambda: _status(site, machine)["power"], "on", within=10)
+    eventually_equal(lambda: _status(site, machine)["power"], "on", within=60)
     assert _power(site, machine, "off")["succeeded"]
-    eventually_equal(lambda: _status(site, machine)["power"], "off", within=10)
+    eventually_equal(lambda: _status(site, machine)["power"], "off", within=60)
     assert bmc.asked == ["on", "off"]
-    assert _condition(site, machine, "BmcReachable")["status"] == "True"
+    eventually_equal(lambda: _condition(site, machine, "BmcReachable").get("status"), "True", within=60)
 
 
 def test_each_action_is_carried_out_once_and_leaves_nothing_behind(site: Site, powered: Powered) -> None:
@@ -52,7 +52,7 @@ def test_each_action_is_carried_out_once_and_leaves_nothing_behind(site: Site, p
         assert _power(site, machine, action)["succeeded"]
 
     assert bmc.asked == ["cycle", "reset", "off", "pxe", "on"]
-    assert _condition(site, machine, "PowerAction")["status"] == "True"
+    eventually_equal(lambda: _condition(site, machine, "PowerAction").get("status"), "True", within=60)
     eventually("its Jobs and Tasks are gone", lambda: _left(site, machine) == [], within=60)
 
 
@@ -64,7 +64,7 @@ def test_a_bmc_that_fails_is_heard(site: Site, powered: Powered) -> None:
 
     assert (result["succeeded"], result["reason"]) == (False, "Failed")
     assert "the fuse is blown" in result["message"]
-    condition = _condition(site, machine, "PowerAction")
+    condition = eventually("so says its condition", lambda: _condition(site, machine, "PowerAction"), within=60)
     assert (condition["status"], condition["reason"]) == ("False", "Failed")
     assert "the fuse is blown" in condition["message"]
     assert bmc.asked == ["on"]
@@ -85,7 +85,7 @@ def test_a_locked_machine_refuses(site: Site, powered: Powered) -> None:
 
 def test_a_power_action_is_carried_out_once_though_its_owner_dies(site: Site, powered: Powered) -> None:
     machine, bmc = powered
-    owner = eventually("it has an owner", lambda: _status(site, machine)["owner"], within=10)
+    owner = eventually("it has an owner", lambda: _status(site, machine)["owner"], within=60)
     asked = site.api.post(f"machines/{machine.name}/power", {"action": "cycle"})
 
     site.swarm.replica(owner).service.kill()
@@ -118,7 +118,7 @@ def _result(site: Site, machine: Machine, asked: dict[str, Any]) -> dict[str, An
         found: dict[str, Any] = _status(site, machine).get("lastPowerAction", {})
         return found if found.get("name") == asked["metadata"]["name"] else {}
 
-    return eventually(f"{asked['spec']['action']} has its result", result, within=60)
+    return eventually(f"{asked['spec']['action']} has its result", result, within=90)
 
 
 def _status(site: Site, machine: Machine) -> dict[str, Any]:
@@ -127,8 +127,8 @@ def _status(site: Site, machine: Machine) -> dict[str, Any]:
 
 
 def _condition(site: Site, machine: Machine, kind: str) -> dict[str, Any]:
-    conditions = _status(site, machine)["conditions"]
-    found: dict[str, Any] = next(condition for condition in conditions if condition["type"] == kind)
+    conditions = _status(site, machine).get("conditions", [])
+    found: dict[str, Any] = next((condition for condition in conditions if condition["type"] == kind), {})
     return found
 
 

@@ -55,7 +55,7 @@ def test_tink_agent_carries_out_a_provision_in_containers(
         try:
             agent.start()
             provision = site.provision(machine, template, text=AWKWARD)
-            eventually("it has ended", lambda: site.phase(provision) in ENDS, within=90)
+            eventually("it has ended", lambda: site.phase(provision) in ENDS, within=180)
         finally:
             agent.stop()
 
@@ -68,7 +68,7 @@ def test_tink_agent_carries_out_a_provision_in_containers(
     assert (output / "etc-motd").read_text() == f"{AWKWARD}\n{AWKWARD}\nmetal.example.org\n"
     assert writes_of(site.audit(), [provision]) == {provision: (1, 1)}
     assert site.workflows()[workflow(provision)]["status"]["state"] == "SUCCESS"
-    eventually("netboot is closed", lambda: site.netboot()[machine.name] == [False], within=20)
+    eventually("netboot is closed", lambda: site.netboot()[machine.name] == [False], within=60)
 
 
 def test_the_proxy_takes_the_wish_for_privileges_out_and_no_other() -> None:

@@ -38,7 +38,7 @@ def test_waiting_goes_on_when_all_replicas_are_killed(site: Site) -> None:
                 break
         for replica in site.swarm.replicas:
             site.swarm.kill(replica.id, SIGKILL)
-        out, err = command.communicate(timeout=90)
+        out, err = command.communicate(timeout=240)
 
     assert command.returncode == 0, err
     assert [line.split()[-1] for line in out.splitlines()] == ["Succeeded", "Succeeded"]
