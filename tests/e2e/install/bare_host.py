@@ -22,6 +22,7 @@ from dragonfly.sandbox import toolchain
 from dragonfly.sandbox.process import Program, Service
 from tests.chaos.netns import Node
 from tests.e2e.install.bundled import script
+from tests.e2e.waiting import eventually
 from tests.node.place import Place
 
 _HERE: Final = Path(__file__).parent
@@ -172,8 +173,16 @@ class BareHost:
         return self.run(*kubectl, "--namespace", "dragonfly", *arguments)
 
     def objects(self, *query: str) -> Any:
-        """What `kubectl get` finds in the swarm's namespace, as this host's API server has it."""
-        done = self.kubectl("get", *query, "--output", "json")
+        """What `kubectl get` finds in the swarm's namespace, as this host's API server has it.
+
+        Its etcd may be electing a leader while hosts come and go: it is asked again, unless it finds nothing there.
+        """
+
+        def answered() -> list[Done]:
+            done = self.kubectl("get", *query, "--output", "json")
+            return [done] if done.code == 0 or "NotFound" in done.err else []
+
+        (done,) = eventually(f"{self.name} answers: get {' '.join(query)}", answered, within=60, every=1)
         assert done.code == 0, done.err
         return json.loads(done.out)
 

@@ -32,10 +32,14 @@ def hosts(directory: Path, count: int) -> Iterator[list[BareHost]]:
 
 
 def asked(host: BareHost, address: str, token: str, path: str) -> Any:
-    """What the swarm answers to the admin on a host."""
-    done = host.run("curl", "-sf", "-H", f"Authorization: Bearer {token}", f"{address}/api/v1/{path}")
-    assert done.code == 0, done
-    return json.loads(done.out)
+    """What the swarm answers to the admin on a host; a load balancer may need a moment to know who does."""
+    return eventually(f"{path} is answered", lambda: answered(host, address, token, path), within=120)
+
+
+def answered(host: BareHost, address: str, token: str, path: str) -> Any:
+    """The same, asked once; None if there is no answer."""
+    done = host.run("curl", "-sf", "-m", "20", "-H", f"Authorization: Bearer {token}", f"{address}/api/v1/{path}")
+    return json.loads(done.out) if done.code == 0 else None
 
 
 def members(host: BareHost, address: str, token: str) -> set[str]:
@@ -44,10 +48,10 @@ def members(host: BareHost, address: str, token: str) -> set[str]:
 
     def is_whole() -> bool:
         nonlocal found
-        found = asked(host, address, token, "swarm")
+        found = answered(host, address, token, "swarm") or {"members": ()}
         return len(found["members"]) == 3 and not found.get("unowned")
 
-    eventually("there are three replicas, and they have all shards", is_whole, within=120)
+    eventually("there are three replicas, and they have all shards", is_whole, within=180)
     return {member["id"] for member in found["members"]}
 
 

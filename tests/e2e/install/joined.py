@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from tests.e2e.install.bare_host import BareHost
 from tests.e2e.install.installed import ALL, FLOATING, finished
+from tests.e2e.waiting import eventually
 
 TOKEN: Final = "/var/lib/rancher/k3s/server/token"
 
@@ -34,6 +35,17 @@ class Site:
         headers = ("-H", f"Authorization: Bearer {self.token}", "-H", "Content-Type: application/json")
         done = host.run("curl", "-sf", "-m", "20", *headers, *arguments, f"http://{FLOATING}:3000/api/v1/{path}")
         return json.loads(done.out) if done.code == 0 else None
+
+    def register(self, host: BareHost, name: str) -> None:
+        """Register a machine from a host, once however often it takes to be answered."""
+        machine = {"metadata": {"name": name}, "spec": {"interfaces": [{"mac": "02:00:00:00:00:01", "dhcp": True}]}}
+        said = ("-H", f"Idempotency-Key: {name}", "--data", json.dumps(machine))
+        eventually(f"{name} is registered", lambda: self.ask(host, "machines", *said), within=120)
+
+    def knows(self, host: BareHost, name: str) -> None:
+        """See that a machine is there, once a host is answered."""
+        found = eventually(f"{host.name} is answered", lambda: self.ask(host, f"machines/{name}"), within=120)
+        assert found["metadata"]["name"] == name
 
     def replicas(self, host: BareHost) -> set[str]:
         """The members of the swarm, as a host hears of them; none while nobody answers."""

@@ -14,6 +14,7 @@ import pytest
 from tests.e2e.install.bare_host import BareHost
 from tests.e2e.install.installed import ALL, FLOATING, asked, finished, members, reaches
 from tests.e2e.install.provisioned import provisioned
+from tests.e2e.waiting import eventually, eventually_equal
 
 pytestmark = [pytest.mark.cluster, pytest.mark.etcd, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -31,7 +32,7 @@ def test_a_bare_host_becomes_a_swarm_and_a_bare_host_again(host: BareHost, tmp_p
     for kind in ("persistentvolumeclaims", "persistentvolumes"):
         assert host.objects(kind, "--all-namespaces")["items"] == []
 
-    assert reaches(host, host.address, 6443)
+    eventually("a replica reaches the API server", lambda: reaches(host, host.address, 6443), within=60)
     assert not reaches(host, host.address, KUBELET), "no NetworkPolicy lets replicas get there"
 
     again = host.dragonfly("install", "--yes", "-o", "json")
@@ -49,14 +50,19 @@ def test_a_bare_host_becomes_a_swarm_and_a_bare_host_again(host: BareHost, tmp_p
     assert known(host, back["address"], first["token"]) == machines, "nothing was installed again"
 
     assert host.dragonfly("uninstall", "--yes", "--delete-data").code == 0
-    assert host.state() == before
+    eventually_equal(host.state, before, within=60)
+
+
+def deployed(host: BareHost, address: str, token: str) -> Any:
+    """The machine, if it is by what the replica knows that is asked."""
+    machine = asked(host, address, token, "machines/m-1")
+    return machine if machine["status"]["phase"] == "Deployed" else None
 
 
 def known(host: BareHost, address: str, token: str) -> dict[str, Any]:
     """What the swarm and Tinkerbell know of machines and of what was done to them."""
     provisions = asked(host, address, token, "provisions")["items"]
-    machine = asked(host, address, token, "machines/m-1")
-    assert machine["status"]["phase"] == "Deployed"
+    machine = eventually("it is deployed", lambda: deployed(host, address, token), within=120)
     workflows = host.objects("workflows.tinkerbell.org", "--all-namespaces")["items"]
     return {
         "spec": machine["spec"],

@@ -10,6 +10,7 @@ import pytest
 
 from tests.e2e.install.bare_host import BareHost, Moment
 from tests.e2e.install.installed import ALL, finished, members
+from tests.e2e.waiting import eventually_equal
 
 pytestmark = [pytest.mark.cluster, pytest.mark.etcd, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -69,4 +70,4 @@ def test_killed_at_each_moment_of_each_step_it_becomes_the_same_swarm(host: Bare
     assert "kubeconfig /etc/rancher/k3s/k3s.yaml: reaches Kubernetes" in now
     assert members(host, done["address"], host.secret("dragonfly", "admin-token"))
     assert len(killed_everywhere(host, "uninstall", "--yes", "--delete-data", "-o", "json")) > 15
-    assert host.state() == before
+    eventually_equal(host.state, before, within=60)
