@@ -44,7 +44,7 @@ def opened(chromium: Browser, site: Site) -> Iterator[Open]:
 
         def page() -> Page:
             made = context.new_page()
-            made.set_default_timeout(20_000)
+            made.set_default_timeout(60_000)
             made.on("pageerror", lambda error: mistakes.append(str(error)))
             made.goto(site.balancer.url)
             return made

@@ -19,7 +19,7 @@ from dragonfly.settings import Address
 pytestmark = pytest.mark.slow
 
 PLAN = plan(Options(image="x/y:1"), HostFacts(address="10.0.0.1", hostname="node-1"))
-LAST_SECONDS = 20_000
+LAST_SECONDS = 60_000
 
 
 @pytest.fixture

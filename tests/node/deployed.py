@@ -63,7 +63,7 @@ class Deployed:
             self.rolled_out()
             self.url = f"http://{self.node.balance(NAMESPACE, 'dragonfly')}:3000"
             self.api = stack.enter_context(Api(self.url, self.token))
-            eventually("the swarm is whole", lambda: not self.api.get("swarm")["unowned"], within=60)
+            eventually("the swarm is whole", lambda: not self.api.get("swarm")["unowned"], within=120)
             yield self
 
     def rolled_out(self) -> None:

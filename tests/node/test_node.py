@@ -12,7 +12,7 @@ import pytest
 from cryptography import x509
 
 from dragonfly.sandbox.ports import PortLease
-from tests.e2e.waiting import eventually
+from tests.e2e.waiting import eventually, eventually_equal
 from tests.node.node import Node
 from tests.node.objects import pod
 
@@ -39,7 +39,8 @@ def test_pods_reach_each_other_and_nothing_of_the_node_is_left(tmp_path: Path) -
         assert knows_api_server(node)
         assert traces(network) == Traces(groups=True, interfaces=True, processes=True)
 
-    assert traces(network) == Traces(groups=False, interfaces=False, processes=False)
+    nothing = Traces(groups=False, interfaces=False, processes=False)
+    eventually_equal(lambda: traces(network), nothing, within=60)
 
 
 def knows_api_server(node: Node) -> bool:

@@ -99,7 +99,8 @@ def test_it_joins_drives_shards_and_outlives_the_pod_that_it_goes_through(
     late = Machine("relay-late", "02:1e:00:00:03:ff")
     written = deployed.api.post("machines", late.document())
     revision = written["metadata"]["revision"]
-    assert laptop.api.once("GET", f"machines/{late.name}?minRevision={revision}").ok, "it follows the swarm again"
+    seen = f"machines/{late.name}?minRevision={revision}"
+    eventually("it follows the swarm again", lambda: laptop.api.once("GET", seen).ok, within=PATIENCE)
 
 
 def test_keys_outside_of_the_prefix_and_calls_without_a_token_are_refused(
@@ -107,6 +108,8 @@ def test_keys_outside_of_the_prefix_and_calls_without_a_token_are_refused(
 ) -> None:
     """Though the API server lets its admin through to the pods."""
     assert laptop.service.running
+    # One of the pods was killed by the test before.
+    eventually("all pods are ready", lambda: deployed.ready() == set(deployed.pods()), within=PATIENCE)
     caller = Caller(deployed)
     inside = {"key": base64_of(f"{_PREFIX}schema")}
     outside = {"key": base64_of("/registry/secrets/"), "range_end": base64_of("/registry/secrets0")}
@@ -174,7 +177,9 @@ def _streaming(deployed: Deployed) -> str:
     """Which pod relays a watch; empty for none."""
     for pod in deployed.pods():
         path = f"/api/v1/namespaces/{NAMESPACE}/pods/{pod}:3000/proxy/metrics"
-        found = re.search(r"^dragonfly_relay_watches (\S+)$", deployed.admin.request("GET", path).body, re.MULTILINE)
+        found = re.search(
+            r"^dragonfly_relay_watches (\S+)$", str(deployed.admin.request("GET", path).body), re.MULTILINE
+        )
         if found is not None and float(found[1]) > 0:
             return pod
     return ""
