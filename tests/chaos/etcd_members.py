@@ -55,7 +55,7 @@ class Members:
 
     def leader(self) -> int:
         """The number of the member that leads, once there is one."""
-        return eventually("etcd has a leader", self._leader, within=30) - 1
+        return eventually("etcd has a leader", self._leader, within=60) - 1
 
     def kill(self, *numbers: int) -> None:
         for number in numbers:
@@ -130,7 +130,7 @@ class Members:
                 _, answer = self._post(member, "maintenance/status", {})
             except OSError:
                 continue
-            if answer.get("leader", "") == answer["header"]["member_id"]:
+            if answer.get("leader", "") == answer.get("header", {}).get("member_id"):
                 return number
         return 0
 

@@ -64,7 +64,7 @@ class EtcdSite(WitnessedSite):
             stack.enter_context(super().running())
             self._template = self.template("ubuntu-2404", two_actions())
             self._agents_of_all = stack.enter_context(self.agents(self._fleet, _BEHAVIOUR))
-            self.usual_owners = eventually("every shard has the owner that it keeps", self._settled_owners, within=60)
+            self.usual_owners = eventually("every shard has the owner that it keeps", self._settled_owners, within=120)
             yield self
 
     @contextmanager
@@ -89,7 +89,7 @@ class EtcdSite(WitnessedSite):
         expected = {provision: {ends[machine]} for machine, provision in self.asked.items()}
         return self.verdict(expected, self._agents_of_all.trace(), within=30)
 
-    def more_ended(self, count: int, *, within: float = 60) -> None:
+    def more_ended(self, count: int, *, within: float = 120) -> None:
         """Wait until so many more provisions have ended than now."""
         before = self._count_ended()
         eventually(f"{count} more provisions end", lambda: self._count_ended() >= before + count, within=within)
@@ -102,9 +102,9 @@ class EtcdSite(WitnessedSite):
         """Undo whatever was done to etcd, and wait until every replica does again what it did before."""
         self.network.heal()
         self.members.mend()
-        eventually_equal(self.owners, self.usual_owners, within=60)
+        eventually_equal(self.owners, self.usual_owners, within=120)
         urls = [f"{replica.url}/readyz" for replica in self.swarm.replicas]
-        eventually("every replica is ready", lambda: all(map(http_ok, urls)), within=60)
+        eventually("every replica is ready", lambda: all(map(http_ok, urls)), within=120)
 
     def machine_of(self, replica: Replica) -> Machine:
         """One that this replica drives as a rule, and that is in its cluster by now."""
@@ -113,7 +113,7 @@ class EtcdSite(WitnessedSite):
             there = self.netboot()
             return [one for one in self._fleet if self._usual_owner(one) == replica.id and one.name in there]
 
-        return eventually(f"replica {replica.id} has a machine", found, within=60)[0]
+        return eventually(f"replica {replica.id} has a machine", found, within=120)[0]
 
     def client_of(self, replica: Replica) -> RecordingApi:
         """A client of its own for one replica."""

@@ -32,7 +32,7 @@ def kube_writes(audit_log: Path) -> list[KubeWrite]:
 
 
 def _is_write(line: dict[str, Any]) -> bool:
-    return line["verb"] in _WRITES and line["user"]["username"] == OURS and line["stage"] == "ResponseComplete"
+    return line["verb"] in _WRITES and line["user"].get("username") == OURS and line["stage"] == "ResponseComplete"
 
 
 def _write(line: dict[str, Any]) -> KubeWrite:

@@ -74,7 +74,7 @@ def test_a_replica_cut_off_with_its_member_stops_and_the_others_go_on(site: Etcd
         assert shown(site, alone) < site.members.revision((node + 1) % 3)
         healed_at = time.time()
         site.mend()
-        assert age(site, alone) == 0
+        eventually("it is current again", lambda: age(site, alone) == 0, within=60)
     judged(site)
     writes = written(site, left_at, healed_at)
     address = site.network.nodes[node].host.seen_at
@@ -116,8 +116,8 @@ def test_the_past_is_compacted_while_a_replica_cannot_watch(site: EtcdSite) -> N
         compacted = site.members.compact(leader)
         assert shown(site, alone) < compacted
         site.network.heal()
-        eventually("it has what it missed", lambda: shown(site, alone) >= compacted, within=30)
-        eventually("it follows again", lambda: age(site, alone) == 0, within=30)
+        eventually("it has what it missed", lambda: shown(site, alone) >= compacted, within=60)
+        eventually("it follows again", lambda: age(site, alone) == 0, within=60)
         site.mend()
         site.more_ended(2)
     judged(site)
@@ -147,8 +147,8 @@ def judged(site: EtcdSite) -> None:
 
 def assert_read_only(site: EtcdSite, replica: Replica) -> None:
     """It serves reads that say how old they are, more and more, and refuses writes."""
-    first = eventually(f"replica {replica.id} says that it is behind", lambda: age(site, replica), within=30)
-    eventually("and ever more so", lambda: age(site, replica) > first + 0.5, within=30)
+    first = eventually(f"replica {replica.id} says that it is behind", lambda: age(site, replica), within=60)
+    eventually("and ever more so", lambda: age(site, replica) > first + 0.5, within=60)
     # A request that went out on a connection from better times may still arrive, and the client is told so.
     assert_refuses(site, replica, "store-unavailable", "store-no-quorum", "outcome-unknown")
 

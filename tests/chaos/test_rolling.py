@@ -64,7 +64,8 @@ def story(turns: list[list[Turn]], control_plane: ControlPlane, start_witnessed:
     with start_witnessed(control_plane, own={turn.replica: turn.build.environment for turn in at_first}) as site:
         template = site.template("ubuntu-2404", two_actions())
         machines = site.machines(MACHINES)
-        versions = [versions_of(site.api)]
+        replicas = len(site.swarm.replicas)
+        versions = [eventually("the swarm is whole", lambda: versions_of(site.api, replicas), within=60)]
         with site.agents(machines, BEHAVIOUR) as agents, through_balancer(site), site.client("operator") as operator:
             asked: dict[str, str] = {}
             with ThreadPoolExecutor(1, thread_name_prefix="restarts") as restarting:
@@ -105,13 +106,15 @@ def restarted(site: WitnessedSite, operator: Api, turn: Turn) -> set[str]:
     environment = {**service.program.environment, **turn.build.environment}
     service.program = msgspec.structs.replace(service.program, environment=environment)
     service.signal(SIGTERM)
-    eventually(f"{replica.id} is back", lambda: service.pid != pid and replica in site.in_rotation(), within=60)
-    eventually("the swarm is whole", lambda: not operator.get("swarm")["unowned"], within=30)
-    return versions_of(operator)
+    eventually(f"{replica.id} is back", lambda: service.pid != pid and replica in site.in_rotation(), within=120)
+    return eventually("the swarm is whole", lambda: versions_of(operator, len(site.swarm.replicas)), within=60)
 
 
-def versions_of(client: Api) -> set[str]:
-    return {member["version"] for member in client.get("swarm")["members"]}
+def versions_of(client: Api, replicas: int) -> set[str]:
+    """The versions in the swarm, once so many replicas are in it and have all shards; none before."""
+    view = client.get("swarm")
+    is_whole = len(view["members"]) == replicas and not view["unowned"]
+    return {member["version"] for member in view["members"]} if is_whole else set()
 
 
 def wanted(at_first: list[Turn], order: list[Turn]) -> list[set[str]]:

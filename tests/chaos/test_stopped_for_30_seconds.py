@@ -222,20 +222,20 @@ class Stage:
         cast, site = self._cast, self._site
         for machine in (cast.changed, cast.changed_unanswered, cast.newcomer):
             self._change(machine, "newer")
-        eventually("all shards are the survivor's", lambda: _owners(site) == {cast.survivor.id}, within=25)
+        eventually("all shards are the survivor's", lambda: _owners(site) == {cast.survivor.id}, within=90)
         self._ended(self._first)
         for machine in (cast.cancelled, cast.recorded_late, cast.recorded_unanswered):
             self._second[machine.name] = self._provision(machine, "second")
         self._ended(self._second)
-        eventually("newer Hardware", lambda: set(self._user_data().values()) == {"newer"}, within=25)
-        eventually("netboot is closed", lambda: not any(map(any, site.netboot().values())), within=25)
+        eventually("newer Hardware", lambda: set(self._user_data().values()) == {"newer"}, within=90)
+        eventually("netboot is closed", lambda: not any(map(any, site.netboot().values())), within=90)
 
     def _let_go(self, held: Sequence[Held]) -> None:
         """Let what was kept back arrive while its sender still stands still."""
         for request in held:
             request.release()
         for request in held:
-            assert request.done.wait(20), "a server did not answer"
+            assert request.done.wait(60), "a server did not answer"
 
     def _whole_again(self) -> None:
         site, cast = self._site, self._cast
@@ -291,7 +291,7 @@ class Stage:
 
     def _ended(self, provisions: dict[str, str]) -> None:
         for name in provisions.values():
-            eventually(f"{name} has ended", partial(self._has_ended, name), within=25)
+            eventually(f"{name} has ended", partial(self._has_ended, name), within=90)
 
     def _has_ended(self, provision: str) -> bool:
         return self._phase(provision) in ENDS
