@@ -79,8 +79,9 @@ class Trace:
 
 
 def read_trace(path: Path) -> list[Step]:
-    """The steps of a trace file, in the order in which they happened."""
-    return [msgspec.json.decode(line, type=Step) for line in path.read_bytes().splitlines()]
+    """The steps of a trace file, in the order in which they happened; one that is being written is left for later."""
+    complete, _, _ = path.read_bytes().rpartition(b"\n")
+    return [msgspec.json.decode(line, type=Step) for line in complete.splitlines()]
 
 
 class Agent:

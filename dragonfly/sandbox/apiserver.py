@@ -21,7 +21,7 @@ from dragonfly.sandbox.ports import PortLease
 from dragonfly.sandbox.probes import http_ok
 from dragonfly.sandbox.process import Program, Service
 
-_READY_SECONDS = 90
+_READY_SECONDS = 120
 _SERVICES: Final = IPv4Network("10.96.0.0/16")
 _WRITES: Final = ["create", "update", "patch", "delete", "deletecollection"]
 

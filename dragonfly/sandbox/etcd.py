@@ -16,7 +16,7 @@ from dragonfly.sandbox.ports import PortLease
 from dragonfly.sandbox.probes import http_ok
 from dragonfly.sandbox.process import Program, Service
 
-_READY_SECONDS = 30
+_READY_SECONDS = 60
 
 
 class Access(msgspec.Struct, frozen=True):

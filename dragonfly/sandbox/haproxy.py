@@ -13,7 +13,7 @@ from dragonfly.sandbox.process import Program, Service
 from dragonfly.sandbox.shipped import shipped
 
 MOST_REPLICAS: Final = 9  # as many places as the configuration has
-_READY_SECONDS: Final = 10
+_READY_SECONDS: Final = 60
 _STATS_SECONDS: Final = 10
 
 

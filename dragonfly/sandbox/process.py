@@ -118,10 +118,11 @@ class Service:
 
     def kill(self) -> None:
         """SIGKILL to the whole group; returns when it is gone."""
-        if self._child is None:
+        child = self._child  # whoever keeps it running may start the next one meanwhile
+        if child is None:
             return
         self.signal(signal.SIGKILL)
-        self._child.wait()
+        child.wait()
 
     def signal(self, number: signal.Signals) -> None:
         """Send to the whole process group, if it is still there."""

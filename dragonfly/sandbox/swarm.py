@@ -21,7 +21,7 @@ from dragonfly.sandbox.process import Program, Service
 
 COMMAND: Final[tuple[str, ...]] = (sys.executable, "-m", "dragonfly", "server")
 
-_READY_SECONDS: Final = 45
+_READY_SECONDS: Final = 120
 
 
 class Replica(msgspec.Struct, frozen=True):

@@ -14,7 +14,7 @@ from dragonfly.sandbox.ports import LOOPBACK, PortLease
 from dragonfly.sandbox.probes import accepts, http_ok
 from dragonfly.sandbox.process import Program, Service
 
-_READY_SECONDS: Final = 60
+_READY_SECONDS: Final = 120
 _LISTS: Final = (
     *(f"/apis/tinkerbell.org/v1alpha1/{plural}" for plural in ("hardware", "templates", "workflows")),
     *(f"/apis/bmc.tinkerbell.org/v1alpha1/{plural}" for plural in ("machines", "jobs", "tasks")),

@@ -134,7 +134,7 @@ def _holder(name: str, directory: Path) -> Service:
         return Path(f"/proc/{service.pid}/ns/net").readlink() != Path("/proc/self/ns/net").readlink()
 
     program = Program(name, ("unshare", "--net", "sleep", "infinity"), directory / f"{name}.log")
-    service = Service(program, is_there, within=10)
+    service = Service(program, is_there, within=60)
     return service
 
 

@@ -42,7 +42,7 @@ def etcd_in_a_container(directory: Path, ports: PortLease) -> Iterator[str]:
     ):
         container = DockerContainer(image, {"environment": {"DOCKER_HOST": f"unix://{daemon.socket}"}})
         with container.with_command(command).with_kwargs(network_mode="host"):
-            eventually("etcd in its container is healthy", lambda: http_ok(f"{client}/health"), within=30)
+            eventually("etcd in its container is healthy", lambda: http_ok(f"{client}/health"), within=60)
             yield client
 
 

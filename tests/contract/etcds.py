@@ -101,7 +101,7 @@ class Etcds:
         }
         command = (str(self._build.binary), *(f"--{flag}={value}" for flag, value in flags.items()))
         program = Program(name, command, self._directory / f"{name}.log")
-        return Service(program, lambda: http_ok(f"{self._metrics[number]}/health"), within=30)
+        return Service(program, lambda: http_ok(f"{self._metrics[number]}/health"), within=60)
 
 
 def tls_flags(ca: Path, server: KeyPair) -> dict[str, str]:

@@ -256,7 +256,7 @@ class Agents:
         command += ["--ids-file", str(identities), "--trace", str(self._trace), *_flags(behaviour)]
         program = Program("machines", tuple(command), directory / "machines.log")
         # The trace is opened before the first agent asks for work.
-        self.service = Service(program, self._trace.exists, within=30)
+        self.service = Service(program, self._trace.exists, within=60)
 
     def trace(self) -> list[Step]:
         return read_trace(self._trace)

@@ -60,7 +60,7 @@ def made(name: str) -> Iterator[list[Hierarchy]]:
     finally:
         for hierarchy in found:
             own = Path(hierarchy.own)
-            eventually(f"{own} is empty", functools.partial(_remove, own), within=30)
+            eventually(f"{own} is empty", functools.partial(_remove, own), within=60)
 
 
 def _make(hierarchy: Hierarchy) -> None:

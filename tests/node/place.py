@@ -110,4 +110,4 @@ class Place:
             *(sys.executable, str(_FIRST), self.name, json.dumps(told), ":".join(self._own), ":".join(self._copied)),
             str(ready),
         )
-        return Service(Program(self.name, command, self._directory / f"{self.name}.log"), ready.exists, within=30)
+        return Service(Program(self.name, command, self._directory / f"{self.name}.log"), ready.exists, within=60)
