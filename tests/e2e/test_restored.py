@@ -149,6 +149,8 @@ def _saved(plane: ControlPlane, directory: Path) -> Path:
     member.service.stop()
     backup = Path(shutil.copytree(member.data, directory / "cluster-backup"))
     member.service.start()
+    # It says so when it has found its etcd again.
+    plane.apiserver.service.wait_ready()
     return backup
 
 

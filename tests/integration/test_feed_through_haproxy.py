@@ -68,7 +68,7 @@ def _haproxy(directory: Path, ports: PortLease, addresses: list[str], bind: str)
     command = (str(apt.program("haproxy", SILENT)), "-db", "-f", str(own))
     program = Program("haproxy", command, directory / "haproxy.log", environment)
     ready = lambda: accepts(LOOPBACK, port) and http_ok(f"http://{LOOPBACK}:{stats}/metrics")  # noqa: E731
-    return Service(program, ready, within=10), f"https://{LOOPBACK}:{port}"
+    return Service(program, ready, within=60), f"https://{LOOPBACK}:{port}"
 
 
 class Curl:

@@ -97,13 +97,13 @@ def test_the_address_moves_when_its_load_balancer_dies_and_stays_when_that_comes
     def holders() -> list[Front]:
         return [front for front in fronts if front.has_address()]
 
-    eventually("one host has the address", lambda: len(holders()) == 1, within=60)
+    eventually("one host has the address", lambda: len(holders()) == 1, within=120)
     (first,) = holders()
     (other,) = [front for front in fronts if front is not first]
 
     first.haproxy.stop()
-    eventually("the other host has the address", lambda: holders() == [other], within=60)
+    eventually("the other host has the address", lambda: holders() == [other], within=120)
 
     first.haproxy.start()
     other.keepalived.stop()
-    eventually("it moves back when the other host goes", lambda: holders() == [first], within=60)
+    eventually("it moves back when the other host goes", lambda: holders() == [first], within=120)

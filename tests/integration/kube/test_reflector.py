@@ -141,9 +141,9 @@ def _was_away_since(before: Any, kube: Connection, label: str) -> Followed:
 
 async def test_a_frozen_api_server_is_noticed_by_calls_and_watches(plane: ControlPlane) -> None:
     label = f"frozen-{ULID()}".lower()
-    async with connect(plane, deadline=1) as kube:
+    async with connect(plane, deadline=4) as kube:
         listing = await kube.list(SECRET, NAMESPACE)
-        async with aclosing(kube.watch(SECRET, NAMESPACE, listing.resource_version, silence=1)) as stream:
+        async with aclosing(kube.watch(SECRET, NAMESPACE, listing.resource_version, silence=4)) as stream:
             assert (await anext(stream)).type == "BOOKMARK"
             await kube.version()  # leaves a connection open for the next call
             plane.apiserver.service.signal(signal.SIGSTOP)

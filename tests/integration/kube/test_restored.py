@@ -50,6 +50,8 @@ class RealCluster:
         await asyncio.to_thread(member.service.stop)
         self._backup = Path(shutil.copytree(member.data, self._plane.directory / "backup"))
         await asyncio.to_thread(member.service.start)
+        # It says so when it has found its etcd again.
+        await asyncio.to_thread(self._plane.apiserver.service.wait_ready)
 
     async def put_back(self) -> None:
         await asyncio.to_thread(self._put_back)

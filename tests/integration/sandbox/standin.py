@@ -1,6 +1,6 @@
 """Stands in for a replica: enough of HTTP to see what a supervisor and a load balancer do with it.
 
-Run by path, with DRAGONFLY_LISTEN and DRAGONFLY_REPLICA; each accepted POST is a line in STANDIN_JOURNAL.
+Run by path, with DRAGONFLY_LISTEN and DRAGONFLY_REPLICA; accepted POSTs and slow GETs are lines in STANDIN_JOURNAL.
 """
 
 import os
@@ -23,6 +23,7 @@ class Handler(BaseHTTPRequestHandler):
         elif self.path == "/cached":
             self._answer(200 if REPLICA == "c" else 503)  # the others have only started
         elif self.path == "/slow":
+            self._note()
             time.sleep(2)
             self._answer(200)
         elif self.path == "/api/v1/events":
@@ -32,8 +33,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
-        with JOURNAL.open("a") as journal:
-            journal.write(f"{REPLICA} {self.path}\n")
+        self._note()
         if self.path == "/lose" and REPLICA == "a":
             self.close_connection = True  # accepted, and never answered
             return
@@ -41,6 +41,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
         """Nothing: the tests look at the journal."""
+
+    def _note(self) -> None:
+        with JOURNAL.open("a") as journal:
+            journal.write(f"{REPLICA} {self.path}\n")
 
     def _answer(self, status: int) -> None:
         body = REPLICA.encode()

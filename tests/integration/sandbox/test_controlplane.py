@@ -147,7 +147,7 @@ async def test_agents_carry_out_workflows_as_their_seed_says(control_plane: Cont
     expected = {machine: first_trouble(behaviour, machine, ACTIONS) for machine in machines}
     assert {None, Outcome.FAILED, Outcome.TIMEOUT} <= {end and end[1] for end in expected.values()}
 
-    async with asyncio.timeout(90):
+    async with asyncio.timeout(240):
         playing = asyncio.create_task(
             run_agents(control_plane.tink_server, machines, behaviour, trace=tmp_path / "trace")
         )
@@ -172,7 +172,7 @@ def test_the_audit_log_has_the_bodies_of_writes_to_tinkerbell_and_not_of_secrets
     secret = {"metadata": {"name": "audited"}, "stringData": {"password": "not-for-the-log"}}
     assert admin.request("POST", f"/api/v1/namespaces/{NAMESPACE}/secrets", secret).status == 201
 
-    lines = control_plane.audit_log.read_text().splitlines()
+    lines = control_plane.audit_log.read_text().rpartition("\n")[0].splitlines()  # the last may be half written
     entries = [entry for entry in map(json.loads, lines) if entry.get("objectRef", {}).get("name") == "audited"]
     by_resource = {entry["objectRef"]["resource"]: entry for entry in entries}
     assert by_resource["templates"]["requestObject"]["spec"] == template["spec"]
@@ -208,7 +208,7 @@ def test_nothing_is_left_when_the_owner_is_killed(tmp_path: Path) -> None:
     owner = Service(
         Program("owner", (sys.executable, str(script), str(tmp_path)), tmp_path / "owner.log"),
         lambda: pids.exists() and pids.read_text().endswith("ready"),
-        within=90,
+        within=180,
     )
     try:
         owner.start()
@@ -240,10 +240,10 @@ async def test_agents_go_on_after_tinkerbell_was_killed(tmp_path: Path) -> None:
     behaviour = Behaviour(shortest=1.0, longest=2.0)
     trace = tmp_path / "trace"
     with ControlPlane() as plane:
-        async with asyncio.timeout(120):
+        async with asyncio.timeout(360):
             playing = asyncio.create_task(run_agents(plane.tink_server, machines, behaviour, trace=trace))
             carrying = asyncio.create_task(asyncio.to_thread(_carry_out, plane, machines))
-            await asyncio.to_thread(eventually, lambda: trace.exists() and len(read_trace(trace)) > 3, 30)
+            await asyncio.to_thread(eventually, lambda: trace.exists() and len(read_trace(trace)) > 3, 90)
             await asyncio.to_thread(plane.tinkerbell.service.kill)
             await asyncio.to_thread(plane.tinkerbell.service.start)
             states = await carrying
@@ -277,7 +277,7 @@ def _carry_out(plane: ControlPlane, machines: list[str]) -> dict[str, str]:
     admin.apply(_template("two-actions"))
     for machine in machines:
         admin.apply(_workflow(machine))
-    eventually(lambda: all(state in {"SUCCESS", "FAILED", "TIMEOUT"} for state in _states(admin).values()), seconds=80)
+    eventually(lambda: all(state in {"SUCCESS", "FAILED", "TIMEOUT"} for state in _states(admin).values()), seconds=200)
     return _states(admin)
 
 
@@ -312,5 +312,8 @@ def _actions_started(trace: list[Step]) -> dict[tuple[str, str], int]:
 
 
 def _is_alive(pid: int) -> bool:
-    status = Path(f"/proc/{pid}/stat")
-    return status.exists() and status.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False  # it may go while it is looked at
+    return status.rsplit(")", 1)[1].split()[0] != "Z"

@@ -44,7 +44,7 @@ class World:
         name = f"demo-{len(self._demos)}"
         program = Program(name, command, self.directory / f"{name}.log", self._environment)
         file = (home or self.home) / "demo.json"
-        service = Service(program, lambda: file.exists() and "Ctrl-C" in program.log.read_text(), within=90)
+        service = Service(program, lambda: file.exists() and "Ctrl-C" in program.log.read_text(), within=180)
         self._demos.append(service)
         return service
 
@@ -54,7 +54,7 @@ class World:
 
     def stop(self) -> None:
         for demo in self._demos:
-            demo.stop(grace=30)
+            demo.stop(grace=90)
 
 
 @pytest.fixture
@@ -96,17 +96,17 @@ def test_a_demo_from_start_to_end(world: World, port: int) -> None:
     _replica_comes_back(world)
     _second_demo_is_refused(world, demo, port)
     pids = [entry["pid"] for entry in (*world.told()["replicas"], *world.told()["processes"])]
-    demo.stop(grace=30)
+    demo.stop(grace=90)
 
     assert demo.exit_code == 0
     assert demo.program.log.read_text().endswith("Stopping everything ...\nStopped.\n")
-    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
     assert not world.home.exists()
 
 
 def test_a_port_that_is_taken_is_told_with_who_has_it(world: World, port: int) -> None:
     taking = (sys.executable, "-m", "http.server", "--bind", "127.0.0.1", str(port))
-    other = Service(Program("other", taking, world.directory / "other.log"), lambda: _answers(port), within=10)
+    other = Service(Program("other", taking, world.directory / "other.log"), lambda: _answers(port), within=60)
     other.start()
     try:
         with pytest.raises(ProcessFailed) as failure:
@@ -129,7 +129,7 @@ def test_what_is_kept_and_what_is_not(world: World, port: int) -> None:
     os.kill(replica["pid"], signal.SIGKILL)
     eventually(lambda: "not started again" in demo.program.log.read_text())
     assert "machines" not in [process["name"] for process in world.told(home)["processes"]]
-    demo.stop(grace=30)
+    demo.stop(grace=90)
 
     assert demo.exit_code == 0
     assert (home / "state" / "kubernetes" / "audit.log").exists()
@@ -142,13 +142,13 @@ def test_ctrl_c_while_it_starts_leaves_nothing(world: World, port: int) -> None:
     demo = world.demo(DemoOptions(port=port))
     demo.spawn()
     log = demo.program.log
-    eventually(lambda: "kube-apiserver" in log.read_text(), seconds=30)
+    eventually(lambda: "kube-apiserver" in log.read_text(), seconds=90)
     started = world.home / "state" / "etcd"
     assert started.exists()
 
     demo.signal(signal.SIGINT)
 
-    assert demo.wait(30)
+    assert demo.wait(90)
     assert demo.exit_code == 0
     assert not world.home.exists()
 

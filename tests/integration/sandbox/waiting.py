@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 
 
-def eventually(condition: Callable[[], bool], seconds: float = 15) -> None:
+def eventually(condition: Callable[[], bool], seconds: float = 60) -> None:
     """Return when the condition holds; fail if it does not within so many seconds."""
     deadline = time.monotonic() + seconds
     while not condition():
