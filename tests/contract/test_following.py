@@ -77,10 +77,10 @@ async def test_a_mirror_shows_what_was_there_and_what_comes(
     await store.commit(Put("machines/m-1", b"1"), Put("machines/m-2", b"1"))
     following = follow(settings)
     await following.follower.start()
-    await following.mirror.wait_for(1, 10)
+    await following.mirror.wait_for(1, 60)
 
     revision = await store.commit(Put("machines/m-1", b"2"), Delete("machines/m-2"), Put("machines/m-3", b"\xff"))
-    await following.mirror.wait_for(revision, 10)
+    await following.mirror.wait_for(revision, 60)
 
     assert following.shown["machines/m-1"] == "2"
     assert [held.key for held in following.mirror.under("machines/")] == ["machines/m-1", "machines/m-3"]
@@ -112,7 +112,7 @@ async def test_a_watch_resumes_across_a_restart_of_etcd_without_gap_or_duplicate
         revision = await store.commit(Put("n", str(number).encode()))
     proxy.disconnect()
     proxy.thaw()
-    await following.mirror.wait_for(revision, 15)
+    await following.mirror.wait_for(revision, 60)
 
     assert [update.held.object for update in following.updates if update.held] == [str(n) for n in range(51)]
     assert all(a.revision < b.revision for a, b in pairwise(following.updates))
@@ -143,7 +143,7 @@ async def test_compaction_while_disconnected_is_a_reset_and_then_right_again(
     following.updates.clear()
     proxy.disconnect()
     proxy.thaw()
-    await following.mirror.wait_for(revision, 15)
+    await following.mirror.wait_for(revision, 60)
 
     assert len(following.resets) == 2
     assert following.resets[1] >= revision
@@ -179,7 +179,7 @@ async def test_a_deletion_at_the_very_revision_that_is_compacted_is_not_missed(
     await store.compact(revision)
     proxy.disconnect()
     proxy.thaw()
-    await following.mirror.wait_for(revision, 15)
+    await following.mirror.wait_for(revision, 60)
 
     assert following.shown == {"kept": "1"}
 
@@ -198,7 +198,7 @@ async def test_a_watch_goes_on_where_the_compacted_revision_is_its_own(
     await following.follower.start()
     await following.current()
     compacted = await store.commit(Put("n", b"1"))
-    await following.mirror.wait_for(compacted, 15)
+    await following.mirror.wait_for(compacted, 60)
 
     proxy.freeze()
     proxy.disconnect()
@@ -207,7 +207,7 @@ async def test_a_watch_goes_on_where_the_compacted_revision_is_its_own(
     revision = await store.commit(Put("n", b"2"))
     proxy.disconnect()
     proxy.thaw()
-    await following.mirror.wait_for(revision, 15)
+    await following.mirror.wait_for(revision, 60)
 
     assert [update.held.object for update in following.updates if update.held] == ["1", "2"]
     assert len(following.resets) == 1
@@ -236,7 +236,7 @@ async def test_bytes_may_be_cut_anywhere(
     revision = 0
     for number, value in enumerate(values):
         revision = await store.commit(Put(f"größe/{number}", value.encode()))
-    await following.mirror.wait_for(revision, 15)
+    await following.mirror.wait_for(revision, 60)
 
     assert following.shown == {
         "machines/Zürich-東京": "Grüße",
@@ -261,7 +261,7 @@ async def test_ten_thousand_keys_in_pages_and_then_live(
     assert following.mirror.count("machines/") == 10_000
     await asyncio.gather(*(store.commit(*map(Delete, batch)) for batch in batches[:50]))
     revision = await store.commit(Put("machines/m-99999", b"last"))
-    await following.mirror.wait_for(revision, 30)
+    await following.mirror.wait_for(revision, 60)
 
     assert [held.key for held in following.mirror.under("machines/")] == [*names[5000:], "machines/m-99999"]
 
@@ -286,7 +286,7 @@ async def test_one_revision_larger_than_a_fragment_is_never_half_applied(
     revision = 0
     for version in "abc":
         revision = await store.commit(*(Put(key, version.encode() * 100_000) for key in members))
-    await following.mirror.wait_for(revision, 15)
+    await following.mirror.wait_for(revision, 60)
 
     assert torn == []
     assert len(following.updates) == 3 * len(members)
@@ -311,7 +311,7 @@ async def test_a_stream_that_died_without_a_sign_is_noticed_and_replaced(
     dead.freeze()
     begun = time.monotonic()
     revision = await store.commit(Put("k", b"1"))
-    await following.mirror.wait_for(revision, 10)
+    await following.mirror.wait_for(revision, 60)
 
     assert time.monotonic() - begun >= 0.1, "it came through the dead stream"
     assert following.shown["k"] == "1"
@@ -322,7 +322,7 @@ async def test_an_idle_watch_is_proved_by_a_progress_key_that_nobody_sees(
     settings: EtcdSettings, stores: Callable[..., EtcdStore], follow: Callable[..., Following]
 ) -> None:
     """The position of an idle prefix moves on, and the stream is never taken for dead."""
-    following = follow(msgspec.structs.replace(settings, silence=1.5, quiet=0.2))
+    following = follow(msgspec.structs.replace(settings, silence=6.0, quiet=0.2))
     with structlog.testing.capture_logs() as logs:
         await following.follower.start()
         await following.current()
@@ -345,7 +345,7 @@ async def test_where_etcd_marks_its_watches_an_idle_swarm_writes_nothing(
     follow: Callable[..., Following],
 ) -> None:
     marking = etcds(flags={etcd_build.marks_flag: "100ms"})
-    settings = marking.settings(prefix, silence=2.0, quiet=0.8)
+    settings = marking.settings(prefix, silence=6.0, quiet=2.0)
     following = follow(settings)
     with structlog.testing.capture_logs() as logs:
         await following.follower.start()
@@ -412,14 +412,14 @@ async def test_a_mirror_that_is_doubted_is_stale_until_a_write_has_come_back(
 async def test_stop_is_prompt_and_leaves_the_mirror_stale(
     settings: EtcdSettings, follow: Callable[..., Following]
 ) -> None:
-    following = follow(settings)
+    """It waits for nothing that it would wait for otherwise."""
+    following = follow(msgspec.structs.replace(settings, silence=120.0, quiet=120.0))
     await following.follower.start()
     await following.current()
 
-    begun = time.monotonic()
-    await following.follower.stop()
+    async with asyncio.timeout(60):
+        await following.follower.stop()
 
-    assert time.monotonic() - begun < 1.0
     assert following.mirror.stale_since is not None
 
 
@@ -444,7 +444,7 @@ async def test_the_watch_moves_on_when_its_member_dies(
         if value == "20":
             etcd.members[0].kill()  # the one that both are connected to
         revision = await write(value)
-    await following.mirror.wait_for(revision, 15)
+    await following.mirror.wait_for(revision, 60)
 
     shown = [update.held.object for update in following.updates if update.held]
     assert list(dict.fromkeys(shown)) == values
@@ -471,7 +471,7 @@ async def test_a_mirror_is_not_taken_into_another_history(
     for _ in range(10):
         await store.commit(Put("n", b"former"))
     _, seen = await store.read("n")
-    await following.mirror.wait_for(seen, 10)
+    await following.mirror.wait_for(seen, 60)
 
     etcd.members[0].stop()
     shutil.rmtree(etcd.data(0))

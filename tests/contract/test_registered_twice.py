@@ -62,7 +62,7 @@ async def pair(settings: EtcdSettings, stores: Stores) -> AsyncIterator[Pair]:
     replicas = [Replica(name, stores(settings), ulids, watch=follow, identify=identify) for name in ("a", "b")]
     for replica, follower in zip(replicas, followers, strict=True):
         await follower.start()
-        await replica.mirror.wait_for(1, 10)
+        await replica.mirror.wait_for(1, 60)
     yield Pair(replicas)
     for replica, follower in zip(replicas, followers, strict=True):
         await replica.inquiry.stop()

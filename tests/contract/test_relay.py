@@ -165,7 +165,7 @@ async def test_a_replica_that_is_cut_off_says_at_once_that_nothing_was_done(
     relay: Relayed, stores: Callable[[EtcdSettings], EtcdStore], direct: EtcdSettings
 ) -> None:
     """So the other goes on elsewhere, with writes too."""
-    through = stores(msgspec.structs.replace(relay.settings, timeout=0.5))
+    through = stores(msgspec.structs.replace(relay.settings, timeout=3.0))
     await through.commit(Put("k", b"1"))
 
     relay.away = Unavailable("no answer in time")
@@ -185,7 +185,7 @@ async def test_a_relay_whose_etcd_is_gone_tells_so_in_time(
 ) -> None:
     etcd = etcds()
     async with relayed(etcd.settings(prefix), tmp_path) as running:
-        through = stores(msgspec.structs.replace(running.settings, timeout=1.5))
+        through = stores(msgspec.structs.replace(running.settings, timeout=5.0))
         await through.commit(Put("k", b"1"))
         etcd.stop()
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 
-async def until(condition: Callable[[], bool], what: str, within: float = 15) -> None:
+async def until(condition: Callable[[], bool], what: str, within: float = 60) -> None:
     """Return once `condition()` holds; fail after `within` seconds."""
     try:
         async with asyncio.timeout(within):
@@ -16,7 +16,7 @@ async def until(condition: Callable[[], bool], what: str, within: float = 15) ->
         raise AssertionError(f"not within {within:g} s: {what}") from None
 
 
-async def until_async(condition: Callable[[], Awaitable[bool]], what: str, within: float = 15) -> None:
+async def until_async(condition: Callable[[], Awaitable[bool]], what: str, within: float = 60) -> None:
     """As `until`, for a condition that has to ask somebody."""
     try:
         async with asyncio.timeout(within):
