@@ -13,7 +13,7 @@ import uvicorn
 from dragonfly.api.connections import HttpConnection, bound
 from tests.unit.api.replicas import TOKEN, Replica
 
-PATIENCE = 20
+PATIENCE = 60
 """Seconds until a test gives up waiting."""
 
 

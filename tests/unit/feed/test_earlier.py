@@ -67,7 +67,7 @@ async def test_what_was_read_again_stays_for_those_who_asked_for_it_and_then_goe
 
     monkeypatch.setattr("dragonfly.feed.feed._KEPT", 0.0)
     await replica.feed.resume(View(), start, patience=0)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while replica.feed.history.at(start) is not None:  # noqa: ASYNC110 - a timer of the loop tells nobody
             await asyncio.sleep(0)
 

@@ -144,7 +144,7 @@ async def test_a_replica_that_had_to_read_everything_anew_says_so_to_all(etcd: E
         await etcd.store.commit(*writes)
     replica.mirror.replace(etcd.snapshot())
 
-    await asyncio.wait_for(subscription.woken.wait(), 5)
+    await asyncio.wait_for(subscription.woken.wait(), 60)
     with pytest.raises(Lost) as lost:
         subscription.take()
     assert (lost.value.reason, lost.value.revision) == ("skipped", etcd.store.revision)
@@ -219,7 +219,7 @@ async def test_only_those_whose_view_changes_are_woken(etcd: Etcd, story: list[l
         await etcd.store.commit(*writes)
     replica.read_all()
 
-    await asyncio.wait_for(concerned.woken.wait(), 5)
+    await asyncio.wait_for(concerned.woken.wait(), 60)
 
     assert not other.woken.is_set()
     assert other.take() is None

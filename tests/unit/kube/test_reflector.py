@@ -430,7 +430,7 @@ async def test_stop_closes_the_stream() -> None:
                 closed.set()
 
     async with _followed(Endless(listing(10))) as reflector:
-        await asyncio.wait_for(opened.wait(), 5)
+        await asyncio.wait_for(opened.wait(), 60)
         assert reflector.synced.is_set()
 
     assert closed.is_set()
