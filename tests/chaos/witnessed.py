@@ -113,13 +113,19 @@ class WitnessedSite(Site):
         """
         deadline = time.monotonic() + within
         while True:
-            evidence = self.evidence(expected, trace, held=held, frozen=frozen, has_gaps=has_gaps)
-            broken = broken_promises(evidence)
-            if not broken or time.monotonic() > deadline:
-                break
+            is_over = time.monotonic() > deadline
+            try:
+                evidence = self.evidence(expected, trace, held=held, frozen=frozen, has_gaps=has_gaps)
+                broken = broken_promises(evidence)
+            except LookupError:
+                # What the log does not explain yet.
+                if is_over:
+                    raise
+            else:
+                if not broken:
+                    return evidence
+                assert not is_over, "\n".join(f"{promise}: {words}" for promise, words in broken)
             Event().wait(0.5)
-        assert not broken, "\n".join(f"{promise}: {words}" for promise, words in broken)
-        return evidence
 
     def _stamped(self, tenures: Sequence[Tenure]) -> list[Stamped]:
         """What this swarm wrote; Templates tell by their epoch alone whose they are."""

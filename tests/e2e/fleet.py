@@ -1,14 +1,14 @@
 """Many machines, provisioned at once: what was asked for, and what must have become of it."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 from dragonfly.sandbox.agents import Step
 from dragonfly.sandbox.fate import Behaviour, first_trouble
 from tests.e2e.audit import Audit
 from tests.e2e.site import Machine, Site
-from tests.e2e.waiting import eventually
+from tests.e2e.waiting import eventually, eventually_equal
 
 ACTIONS: Final = ("stream-image", "write-hostname")
 ENDS: Final = frozenset({"Succeeded", "Failed", "TimedOut", "Cancelled"})
@@ -113,6 +113,22 @@ def writes_of(audit: Audit, provisions: Sequence[str]) -> dict[str, tuple[int, i
 def others_than_once(audit: Audit, provisions: Iterable[str]) -> dict[str, tuple[int, int]]:
     """The provisions whose Workflow was not created once and armed once, with how often it was."""
     return {name: counted for name, counted in writes_of(audit, list(provisions)).items() if counted != (1, 1)}
+
+
+def each_once(look: Callable[[], Audit], provisions: Iterable[str]) -> None:
+    """Wait until the log tells of one create and one arming of each: of a request it tells when that is over.
+
+    What was done twice stays so, however long one waits.
+    """
+    names = list(provisions)
+
+    def others() -> object:
+        try:
+            return others_than_once(look(), names)
+        except LookupError as unexplained:
+            return unexplained
+
+    eventually_equal(others, {}, within=60)
 
 
 def workflow(provision: str) -> str:

@@ -24,7 +24,7 @@ from dragonfly.sandbox.pki import write_private
 from dragonfly.sandbox.ports import PortLease
 from dragonfly.sandbox.progress import SILENT
 from dragonfly.sandbox.swarm import Swarm
-from tests.e2e.fleet import all_ended, expected_starts, others_than_once, starts, two_actions
+from tests.e2e.fleet import all_ended, each_once, expected_starts, starts, two_actions
 from tests.e2e.site import Machine, Site
 from tests.e2e.waiting import eventually, eventually_equal
 
@@ -197,7 +197,7 @@ def test_out_of_pods_and_back_while_machines_are_provisioned(moving: Moving) -> 
 
     assert {item["status"]["phase"] for item in ended.values()} == {"Succeeded"}
     assert starts(agents.trace()) == expected_starts(BEHAVIOUR, machines, asked)
-    assert others_than_once(site.audit(), asked.values()) == {}
+    each_once(site.audit, asked.values())
     assert moving.mode(moving.pods_again)["mode"] == "pod"
     assert _intent(site) == written, "nothing was registered, changed or installed anew"
 

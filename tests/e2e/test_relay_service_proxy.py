@@ -23,7 +23,7 @@ from dragonfly.sandbox.pki import write_private
 from dragonfly.sandbox.ports import PortLease
 from dragonfly.sandbox.swarm import Replica, Swarm
 from tests.chaos.netns import Network
-from tests.e2e.fleet import all_ended, ask, others_than_once, two_actions
+from tests.e2e.fleet import all_ended, ask, each_once, two_actions
 from tests.e2e.site import Site
 from tests.e2e.waiting import eventually, eventually_equal
 
@@ -206,7 +206,7 @@ def test_it_drives_shards_and_outlives_the_pod_that_it_goes_through(site: Site, 
         ended = all_ended(site, len(machines), within=300)
 
     assert {item["status"]["phase"] for item in ended.values()} == {"Succeeded"}
-    assert others_than_once(site.audit(), asked.values()) == {}
+    each_once(site.audit, asked.values())
     eventually("it drives shards still, or again", lambda: _claims(site), within=PATIENCE)
     eventually_equal(lambda: _seen(site, remote), {machine.name for machine in machines}, within=PATIENCE)
 

@@ -24,8 +24,8 @@ from tests.e2e.fleet import (
     Outcome,
     all_ended,
     ask,
+    each_once,
     expected_starts,
-    others_than_once,
     outcome,
     predicted,
     starts,
@@ -158,7 +158,7 @@ def test_every_machine_ran_each_action_once(story: Story) -> None:
 
 
 def test_the_api_server_saw_one_create_and_one_arming_for_each(story: Story) -> None:
-    eventually_equal(lambda: others_than_once(story.site.audit(), story.asked.values()), {}, within=60)
+    each_once(story.site.audit, story.asked.values())
 
 
 def test_no_running_workflow_was_deleted(story: Story) -> None:

@@ -12,7 +12,7 @@ import pytest
 from dragonfly.sandbox.controlplane import ControlPlane
 from dragonfly.sandbox.fate import Behaviour
 from dragonfly.sandbox.ports import PortLease
-from tests.e2e.fleet import ACTIONS, ENDS, others_than_once, starts, two_actions, workflow
+from tests.e2e.fleet import ACTIONS, ENDS, each_once, starts, two_actions, workflow
 from tests.e2e.site import Agents, Machine, Site
 from tests.e2e.test_fence import new_etcd, new_swarm, restored
 from tests.e2e.waiting import eventually, eventually_equal
@@ -115,7 +115,7 @@ def test_machines_that_are_installed_stay_so_whatever_the_backup_says(
         assert {site.phase(provision) for provision in asked.values()} == {"Succeeded"}
         eventually_equal(site.netboot, {machine.name: [False] for machine in machines}, within=60)
         eventually_equal(lambda: {_phase(site, machine) for machine in machines}, {"Deployed"}, within=60)
-    assert others_than_once(site.audit(), [*asked.values(), *again.values()]) == {}
+    each_once(site.audit, [*asked.values(), *again.values()])
 
 
 def _spec(site: Site, provision: str) -> dict[str, Any]:
