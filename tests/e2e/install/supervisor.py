@@ -17,8 +17,11 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from dragonfly.sandbox.pki import KeyPair
+from tests.e2e.waiting import eventually
 
 _PORT: Final = 9345
+_LAST: Final = 60
+"""Seconds that etcd has to take a member."""
 _SHARED: Final = (
     *(f"{name}.{kind}" for name in ("etcd/server-ca", "etcd/peer-ca", "server-ca") for kind in ("crt", "key")),
     "service-account.key",
@@ -84,17 +87,25 @@ def _bundle(shared: Path) -> dict[str, str]:
 
 
 def _place(body: dict[str, str], etcd: ssl.SSLContext) -> str:
-    members = gateway("cluster/member/list", {}, etcd)["members"]
-    if body["peer"] not in {url for member in members for url in member["peerURLs"]}:
-        members = gateway("cluster/member/add", {"peerURLs": [body["peer"]]}, etcd)["members"]
+    # Refused while etcd finds that a member has not been there for long: asked again, as k3s does.
+    members = eventually("etcd takes a member", lambda: _members_with(body["peer"], etcd), within=_LAST, every=1)
     return ",".join(f"{member.get('name') or body['name']}={url}" for member in members for url in member["peerURLs"])
+
+
+def _members_with(peer: str, etcd: ssl.SSLContext) -> list[Any]:
+    """The members, with that one among them; none if etcd refuses it for now."""
+    members: list[Any] = gateway("cluster/member/list", {}, etcd).get("members", [])
+    if not members or peer in {url for member in members for url in member["peerURLs"]}:
+        return members
+    added: list[Any] = gateway("cluster/member/add", {"peerURLs": [peer]}, etcd).get("members", [])
+    return added
 
 
 def _ask(server: str, token: str, path: str, body: Any) -> Any:
     # The token, not the certificate, says that this is the cluster: it is not told which authority is.
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    connection = http.client.HTTPSConnection(urlsplit(server).hostname or "", _PORT, context=context, timeout=30)
+    connection = http.client.HTTPSConnection(urlsplit(server).hostname or "", _PORT, context=context, timeout=2 * _LAST)
     try:
         connection.request("POST", path, json.dumps(body), {"Authorization": f"Bearer {token}"})
         answer = connection.getresponse()
