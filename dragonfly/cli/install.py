@@ -5,7 +5,7 @@ import ipaddress
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 import msgspec
@@ -24,17 +24,19 @@ from dragonfly.cli.install_telling import (
 )
 from dragonfly.cli.session import console
 from dragonfly.install import host_survey
-from dragonfly.install.again import K3S_STEP, left_out
+from dragonfly.install.again import K3S_STEP
 from dragonfly.install.execution import Event, StepFailed, Stopped, Tell, install
 from dragonfly.install.hands import RealHands
 from dragonfly.install.host import Host
 from dragonfly.install.host_facts import HostFacts
 from dragonfly.install.journal import Busy, Journal, UnknownJournal
-from dragonfly.install.options import K3S_VERSION, TINKERBELL_VERSION, BadOptions, ExternalEtcd, Options, checked
+from dragonfly.install.options import K3S_VERSION, TINKERBELL_VERSION, BadOptions, Options, checked
 from dragonfly.install.plan import plan as plan_for
 from dragonfly.install.preflight import errors, preflight
 from dragonfly.install.progress import planned
-from dragonfly.install.recorded import RECORD_STEP, Seen, Server, UnknownRecord, caught_up, cluster_wide
+from dragonfly.install.record_kept import anothers, made_here
+from dragonfly.install.recorded import CLUSTERS, Seen, Server, UnknownRecord, cluster_wide
+from dragonfly.install.said import brings_image, on_top, taken_up
 from dragonfly.install.standing import JOINED
 from dragonfly.install.steps import Plan
 from dragonfly.install.survey import DIRECTORY
@@ -49,30 +51,35 @@ PROGRESS_PAGE: Final = "127.0.0.1:3001"
 
 _PATHS: Final = ("token_file", "airgap", "image_archive", "etcd_ca_file", "etcd_password_file")
 """Said relative to where the command runs; the journal keeps them, and is read from elsewhere."""
+_WHERE_ELSE: Final = (
+    "To bring another image or another Tinkerbell: dragonfly upgrade, on any server. All else of the cluster: "
+    "dragonfly install, on the server that founded it (docs/install.md, Said again)."
+)
 
 
 @click.command(name="install")
-@click.option("--etcd", type=click.Choice(["shared", "dedicated", "external"]), default="shared", show_default=True,
+@click.option("--etcd", type=click.Choice(["shared", "dedicated", "external"]), default=None, show_default="shared",
               help="Whose etcd the swarm uses: the control plane's, one of its own, or somebody else's. With --join, "
               "what the cluster says.")  # fmt: skip
-@click.option("--etcd-endpoints", metavar="URL,…", default="", help="With external: its members.")
-@click.option("--etcd-ca-file", metavar="FILE", default="", help="With external: the CA of its certificates.")
-@click.option("--etcd-username", default="", help="With external: a user confined to the swarm's prefix.")
-@click.option("--etcd-password-file", metavar="FILE", default="", help="With external: that user's password.")
-@click.option("--join", metavar="SERVER", default="", help="Make this host one more server of that one's cluster.")
-@click.option("--token-file", metavar="FILE", default="", help="With --join: the cluster's token.")
-@click.option("--floating-ip", metavar="ADDRESS", default="", help="The swarm's, which moves between hosts.")
-@click.option("--tinkerbell-ip", metavar="ADDRESS", default="", help="The same for Tinkerbell.")
-@click.option("--artifacts-ip", metavar="ADDRESS", default="", help="The same for the files of HookOS.")
-@click.option("--artifacts-url", metavar="URL", default="", help="Where the files of HookOS are already.")
-@click.option("--airgap", metavar="DIR", default="",
+@click.option("--etcd-endpoints", metavar="URL,…", default=None, help="With external: its members.")
+@click.option("--etcd-ca-file", metavar="FILE", default=None, help="With external: the CA of its certificates.")
+@click.option("--etcd-username", default=None, help="With external: a user confined to the swarm's prefix.")
+@click.option("--etcd-password-file", metavar="FILE", default=None, help="With external: that user's password.")
+@click.option("--join", metavar="SERVER", default=None, help="Make this host one more server of that one's cluster.")
+@click.option("--token-file", metavar="FILE", default=None, help="With --join: the cluster's token.")
+@click.option("--floating-ip", metavar="ADDRESS", default=None, help="The swarm's, which moves between hosts.")
+@click.option("--tinkerbell-ip", metavar="ADDRESS", default=None, help="The same for Tinkerbell.")
+@click.option("--artifacts-ip", metavar="ADDRESS", default=None, help="The same for the files of HookOS.")
+@click.option("--artifacts-url", metavar="URL", default=None, help="Where the files of HookOS are already.")
+@click.option("--airgap", metavar="DIR", default=None,
               help="Take everything from this directory, which `dragonfly bundle` made.")  # fmt: skip
-@click.option("--image", metavar="REF", default="", help="Of a replica, where this host can pull it.")
-@click.option("--image-archive", metavar="FILE", default="", help="Of a replica, as `make image` makes it.")
-@click.option("--k3s-version", default=K3S_VERSION, show_default=True)
-@click.option("--tinkerbell-version", default=TINKERBELL_VERSION, show_default=True)
-@click.option("--site", metavar="NAME", default="", help="Where this cluster is, such as fra1.")
-@click.option("--no-dhcp", is_flag=True, help="Tinkerbell answers no DHCP: another server does, and points to it.")
+@click.option("--image", metavar="REF", default=None, help="Of a replica, where this host can pull it.")
+@click.option("--image-archive", metavar="FILE", default=None, help="Of a replica, as `make image` makes it.")
+@click.option("--k3s-version", default=None, show_default=K3S_VERSION)
+@click.option("--tinkerbell-version", default=None, show_default=TINKERBELL_VERSION)
+@click.option("--site", metavar="NAME", default=None, help="Where this cluster is, such as fra1.")
+@click.option("--dhcp/--no-dhcp", default=None, show_default="dhcp",
+              help="Whether Tinkerbell answers DHCP; else another server does, and points to it.")  # fmt: skip
 @click.option("--dry-run", is_flag=True,
               help="Print the checks, the plan and the manifests; change and send nothing.")  # fmt: skip
 @click.option("--probe", is_flag=True,
@@ -82,10 +89,7 @@ _PATHS: Final = ("token_file", "airgap", "image_archive", "etcd_ca_file", "etcd_
 @click.option("--no-progress-page", is_flag=True, help="Serve no such page.")
 @click.option("--yes", is_flag=True, help="Ask nobody.")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="json: an event a line.")
-@click.pass_context
 def install_command(
-    context: click.Context,
-    /,
     *,
     dry_run: bool,
     probe: bool,
@@ -98,46 +102,64 @@ def install_command(
     """Make this host a server: k3s with its etcd, Tinkerbell, three replicas behind a load balancer.
 
     Said again, it goes on where it stopped, repairs what has changed, and changes nothing if all is as it should be.
-    Without options it takes those of the last time.
+    What you don't say stays as it is: on this host, and in the cluster, whichever server has changed that. The defaults
+    are for what was never said.
     """
     journal = Journal(JOURNAL)
     try:
-        said = [name for name in given if context.get_parameter_source(name) is not click.core.ParameterSource.DEFAULT]
-        options = _options(said, given, journal)
-        seen = _seen(options, journal)
-        if not said:
-            options = caught_up(options, seen, _last_record(journal))
+        asked = _asked(_said(given), journal)
         if dry_run:
-            return _dry(options, seen, journal, asks_wire=probe, as_json=output == "json")
+            return _dry(asked, journal, asks_wire=probe, as_json=output == "json")
         if probe:
             raise CliError("--probe goes with --dry-run alone: an installation always asks the wire", Exit.USAGE)
         page = None if no_progress_page else _page_address(progress_page)
-        return _install(options, seen, journal, page, yes=yes, as_json=output == "json")
+        return _install(asked, journal, page, yes=yes, as_json=output == "json")
     except BadOptions as error:
         raise CliError("these options make no sense:\n  " + "\n  ".join(error.problems), Exit.USAGE) from error
     except (Busy, UnknownJournal, UnknownRecord) as error:
         raise CliError(str(error), Exit.REFUSED) from error
 
 
-def _options(said: list[str], given: dict[str, Any], journal: Journal) -> Options:
-    """Return what was said; what was said the last time if nothing was."""
-    before = journal.options()
-    if not said and before is not None:
-        return before
-    if forgotten := tuple(left_out(before, journal.records(), said)):
-        raise BadOptions(forgotten)
-    if given["join"] and "etcd" not in said:
-        given["etcd"] = ""  # the cluster says, never a default
-    given |= {name: str(Path(given[name]).absolute()) for name in _PATHS if given[name]}
-    external = {name: given.pop(f"etcd_{name}") for name in ("endpoints", "ca_file", "username", "password_file")}
-    endpoints = tuple(part.strip() for part in external.pop("endpoints").split(",") if part.strip())
-    is_external = bool(endpoints) or any(external.values())
-    return checked(
-        Options(
-            dhcp=not given.pop("no_dhcp"),
-            external=ExternalEtcd(endpoints=endpoints, **external) if is_external else None,
-            **given,
-        )
+class _Asked(NamedTuple):
+    """What this host is to be."""
+
+    options: Options
+    seen: Seen
+    brought: bool | None
+    """Whether a file brings the image of replicas; None if nobody says."""
+
+
+def _said(given: dict[str, Any]) -> dict[str, Any]:
+    said = {name: value for name, value in given.items() if value is not None}
+    if "etcd_endpoints" in said:
+        parts = (part.strip() for part in said["etcd_endpoints"].split(","))
+        said["etcd_endpoints"] = tuple(part for part in parts if part)
+    return said | {name: str(Path(said[name]).absolute()) for name in _PATHS if said.get(name)}
+
+
+def _asked(said: dict[str, Any], journal: Journal) -> _Asked:
+    """Return what was said, on top of what is so.
+
+    Raises:
+        BadOptions: that makes no sense.
+        CliError: it is not this host's to say.
+        UnknownJournal: the journal cannot be read.
+        UnknownRecord: a newer Dragonfly wrote the cluster's record.
+    """
+    own = on_top(journal.options(), said)
+    _leave_to_the_cluster(own, said, journal)
+    seen = _seen(own, journal)
+    return _Asked(checked(taken_up(own, said, anothers(seen, journal))), seen, brings_image(said))
+
+
+def _leave_to_the_cluster(own: Options, said: dict[str, Any], journal: Journal) -> None:
+    """Refuse what a server that has joined would have no effect with."""
+    its = [name for name in CLUSTERS if name in said]
+    if own.is_first or "join" in said or not its or K3S_STEP not in journal.records():
+        return
+    flags = ", ".join(f"--{name.replace('_', '-')}" for name in its)
+    raise CliError(
+        f"{flags}: of the whole cluster, which this host has joined; nothing was changed", Exit.REFUSED, _WHERE_ELSE
     )
 
 
@@ -151,16 +173,11 @@ def _seen(options: Options, journal: Journal) -> Seen:
         return Seen(None)  # what does not answer is to be repaired
 
 
-def _last_record(journal: Journal) -> str | None:
-    step = journal.records().get(RECORD_STEP)
-    return step.proof if step and step.state == "done" else None
-
-
-def _plan(options: Options, facts: HostFacts, seen: Seen, journal: Journal) -> Plan:
-    cluster = None
+def _plan(asked: _Asked, facts: HostFacts, journal: Journal) -> Plan:
+    options, seen, cluster = asked.options, asked.seen, None
     if options.is_first:
-        cluster = cluster_wide(options, Server(facts.hostname, facts.address), seen)
-        if seen.text is None and (last := _last_record(journal)):
+        cluster = cluster_wide(options, Server(facts.hostname, facts.address), seen, brought=asked.brought)
+        if seen.text is None and (last := made_here(journal)):
             cluster = cluster._replace(before=last)
     return plan_for(options, facts, images=host_survey.image_files(options.airgap), cluster=cluster)
 
@@ -177,11 +194,11 @@ def _page_address(text: str) -> Address:
     return address
 
 
-def _install(options: Options, seen: Seen, journal: Journal, page: Address | None, *, yes: bool, as_json: bool) -> int:
+def _install(asked: _Asked, journal: Journal, page: Address | None, *, yes: bool, as_json: bool) -> int:
     out = console()
-    facts = host_survey.survey(options, journal)
-    checks = preflight(options, facts)
-    plan = _plan(options, facts, seen, journal)
+    facts = host_survey.survey(asked.options, journal)
+    checks = preflight(asked.options, facts)
+    plan = _plan(asked, facts, journal)
     if as_json:
         for check in checks:
             write_json({"event": "check", **msgspec.to_builtins(check)})
@@ -200,13 +217,13 @@ def _install(options: Options, seen: Seen, journal: Journal, page: Address | Non
         tell_plan(plan, out)
     _confirm(plan, yes=yes)
     with journal.alone(), open_page(page, facts.hostname, plan, as_json=as_json) as looked_at:
-        return _carry_out(options, plan, journal, looked_at, as_json=as_json)
+        return _carry_out(asked, plan, journal, looked_at, as_json=as_json)
 
 
-def _dry(options: Options, seen: Seen, journal: Journal, *, asks_wire: bool, as_json: bool) -> int:
-    facts = host_survey.survey(options, journal, asks_wire=asks_wire)
-    checks = preflight(options, facts)
-    plan = _plan(options, facts, seen, journal)
+def _dry(asked: _Asked, journal: Journal, *, asks_wire: bool, as_json: bool) -> int:
+    facts = host_survey.survey(asked.options, journal, asks_wire=asks_wire)
+    checks = preflight(asked.options, facts)
+    plan = _plan(asked, facts, journal)
     code = Exit.REFUSED if errors(checks) else Exit.OK
     if as_json:
         write_json(plan_document(checks, plan))
@@ -258,9 +275,10 @@ def _tell_page(url: str, text: str, *, as_json: bool) -> None:
         console().print(text, soft_wrap=True)
 
 
-def _carry_out(options: Options, plan: Plan, journal: Journal, page: "ProgressPage | None", *, as_json: bool) -> int:
+def _carry_out(asked: _Asked, plan: Plan, journal: Journal, page: "ProgressPage | None", *, as_json: bool) -> int:
     was_shown = bool(journal.address())
-    journal.asked(options)
+    options = asked.options
+    journal.asked(options, asked.seen.text)
     hands = installed_hands(journal)
     try:
         with Teller(console(), as_json=as_json) as teller:

@@ -31,9 +31,9 @@ from dragonfly.install.recorded import (
     UnknownRecord,
     cluster_wide,
     parsed,
-    recorded_options,
     written,
 )
+from dragonfly.install.said import brings_image, on_top, taken_up
 from dragonfly.install.standing import in_words, next_steps
 from dragonfly.install.steps import Plan
 from dragonfly.install.upgrade import WentBack, abandon, check_schema, underway, upgrade
@@ -58,6 +58,7 @@ _OWN_QUESTION: Final = "Carry out what of it is not so yet, and leave the replic
 def upgrade_command(*, ready_within: int, yes: bool, output: str, **given: Any) -> int:
     """Replace the replicas one by one, and whatever else differs; go back if the new ones don't get ready.
 
+    What you don't say stays as it is: on this host, and in the cluster, whichever server has changed that.
     Say it on each server, in any order. Where the image is brought as a file, each gets it, and the last one replaces
     the replicas. Refuses where etcd has a layout that this version does not know.
     """
@@ -100,7 +101,7 @@ def _said(given: dict[str, Any]) -> dict[str, Any]:
 def _upgrade(
     before: Options, said: dict[str, Any], journal: Journal, *, ready_within: int, yes: bool, as_json: bool
 ) -> int:
-    own = checked(msgspec.structs.replace(before, **said))
+    own = checked(on_top(before, said))
     facts = host_survey.survey(own, journal)
     checks = preflight(own, facts)
     if bad := errors(checks):
@@ -152,7 +153,7 @@ def _wanted(before: Options, said: dict[str, Any], facts: HostFacts, seen: Seen,
         UnknownRecord: a newer Dragonfly wrote it.
     """
     here = Server(facts.hostname, facts.address)
-    own = msgspec.structs.replace(before, **said)
+    own = on_top(before, said)
     begun = underway(journal)
     goes_on = begun is not None and begun.is_current(seen.text or "")
     text = begun.target if begun and goes_on and begun.target else seen.text
@@ -164,9 +165,9 @@ def _wanted(before: Options, said: dict[str, Any], facts: HostFacts, seen: Seen,
                 Exit.REFUSED,
                 _without_record(here),
             )
-        return cluster_wide(own, here, seen, brought=_is_brought(said))
-    record, brought = parsed(text), _is_brought(said)
-    options = msgspec.structs.replace(recorded_options(own, record), **said)
+        return cluster_wide(own, here, seen, brought=brings_image(said))
+    record, brought = parsed(text), brings_image(said)
+    options = taken_up(own, said, record)
     return cluster_wide(options, here, seen, brought=record.brought if brought is None else brought)
 
 
@@ -178,13 +179,6 @@ def _without_record(here: Server) -> str:
         f"  k3s kubectl --namespace {RECORD.namespace} create configmap {RECORD.name} "
         f"--from-literal=installation='{example}'"
     )
-
-
-def _is_brought(said: dict[str, Any]) -> bool | None:
-    """Whether the replicas' image comes as a file, so that each host must have been given it; None if nobody says."""
-    if "image" in said or _PATHS & said.keys():
-        return bool(said.get("image_archive") or said.get("airgap"))
-    return None
 
 
 def _carried_out(  # noqa: PLR0917 - one call

@@ -13,13 +13,8 @@ K3S_STEP: Final = "k3s"
 MANIFESTS_STEP: Final = "manifests"
 """The first step that says to the cluster whose etcd the swarm uses."""
 
-_GO_ON: Final = "To go on with what stands: dragonfly install, without options."
+_GO_ON: Final = "To go on with what stands: dragonfly install, without that option."
 _ANEW: Final = "To begin anew, first delete what stands with all of its data: dragonfly uninstall --delete-data."
-_ADDRESSES: Final = {
-    "floating_ip": "--floating-ip",
-    "tinkerbell_ip": "--tinkerbell-ip",
-    "artifacts_ip": "--artifacts-ip",
-}
 
 
 class Conflict(NamedTuple):
@@ -50,23 +45,6 @@ def conflicts(
         yield from _other_etcd(before, options)
 
 
-def left_out(before: Options | None, steps: Collection[str], said: Collection[str]) -> Iterator[str]:
-    """Yield a sentence for each address that this host was given the last time and that nobody names now.
-
-    Args:
-        said: the names of the options that were given, empty or not.
-    """
-    if before is None or K3S_STEP not in steps:
-        return
-    for name, flag in _ADDRESSES.items():
-        address = getattr(before, name)
-        if address and name not in said:
-            yield (
-                f"{flag}: was {address} the last time and is left out now; say {flag} {address} to keep it, or "
-                f'{flag} "" to take it away'
-            )
-
-
 def _left(servers: tuple[str, ...]) -> Conflict:
     return Conflict(
         "cluster",
@@ -80,9 +58,8 @@ def _other_role(before: Options, options: Options) -> Conflict:
     if before.is_first:
         found = f"this host founded a cluster, and was told to join that of {options.join}"
         return Conflict("cluster", found, f"{_GO_ON} {_ANEW}")
-    found = f"this host joined the cluster of {before.join}, and was told to found one, for want of --join"
-    again = f"To change an option, say --join {before.join} --token-file {before.token_file} too."
-    return Conflict("cluster", found, f"{_GO_ON} {again} {_ANEW}")
+    found = f"this host joined the cluster of {before.join}, and was told to found one"
+    return Conflict("cluster", found, f"{_GO_ON} {_ANEW}")
 
 
 def _other_etcd(before: Options, options: Options) -> Iterator[Conflict]:
@@ -90,7 +67,7 @@ def _other_etcd(before: Options, options: Options) -> Iterator[Conflict]:
         found = (
             f"the swarm was installed with --etcd {before.etcd}, and --etcd {options.etcd} would leave its data there"
         )
-        yield Conflict("etcd", found, f"{_GO_ON} To change another option, say --etcd {before.etcd} too. {_ANEW}")
+        yield Conflict("etcd", found, f"{_GO_ON} {_ANEW}")
         return
     if before.external is None or options.external is None:
         return

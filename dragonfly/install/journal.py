@@ -41,6 +41,8 @@ class _Opened(msgspec.Struct, frozen=True, tag="opened"):
 
 class _Asked(msgspec.Struct, frozen=True, tag="asked"):
     options: Options
+    record: str | None = None
+    """The cluster's record of its installation then; None if nobody looked."""
 
 
 class _Begun(msgspec.Struct, frozen=True, tag="begun"):
@@ -205,9 +207,24 @@ class Journal:
         except (OSError, UnknownJournal) as error:
             return Standing("unreadable", reason=str(error))
 
-    def asked(self, options: Options) -> None:
-        if self.options() != options:
-            self._write(_Asked(options))
+    def told_on(self) -> str | None:
+        """Return the cluster's record on top of which something was asked that has not come to its end; None if none.
+
+        Raises:
+            UnknownJournal: as `records`.
+        """
+        found: str | None = None
+        for entry in self._entries():
+            if isinstance(entry, _Asked):
+                found = entry.record
+            elif isinstance(entry, _Installed):
+                found = None
+        return found
+
+    def asked(self, options: Options, record: str | None = None) -> None:
+        """Note what is asked of this host, on top of the record that the cluster has."""
+        if self.options() != options or self.told_on() != record:
+            self._write(_Asked(options, record))
 
     def begun(self, step: str, undo: tuple[Undo, ...]) -> None:
         self._write(_Begun(step, undo))

@@ -2,7 +2,8 @@
 
 from dragonfly.install.cluster import Cluster, Say
 from dragonfly.install.execution import StepFailed
-from dragonfly.install.recorded import RECORD, Seen, text_of
+from dragonfly.install.journal import Journal
+from dragonfly.install.recorded import RECORD, RECORD_STEP, Record, Seen, parsed, text_of
 from dragonfly.install.steps import KeepRecord
 
 
@@ -13,6 +14,29 @@ def seen(cluster: Cluster) -> Seen:
         StepFailed: the API server does not answer.
     """
     return Seen(text_of(cluster.get(RECORD)), cluster.node_names())
+
+
+def anothers(seen: Seen, journal: Journal) -> Record | None:
+    """Return the record that stands, if another server has made it; None where what this host was told counts.
+
+    That is so while the record is the one that this host made last, or the one on top of which it was told what it has
+    not carried out to the end; and before it has made any.
+
+    Raises:
+        UnknownRecord: as `parsed`.
+    """
+    made, told_on = made_here(journal), journal.told_on()
+    if not seen.text or seen.text in {made, told_on}:
+        return None
+    if made is None and told_on is None and journal.standing().state != "installed":
+        return None
+    return parsed(seen.text)
+
+
+def made_here(journal: Journal) -> str | None:
+    """Return the text of the record that this host made last; None if it stands by none."""
+    step = journal.records().get(RECORD_STEP)
+    return step.proof if step and step.state == "done" else None
 
 
 def keep(cluster: Cluster, action: KeepRecord, say: Say) -> str:

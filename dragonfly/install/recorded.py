@@ -17,8 +17,17 @@ VERSION: Final = 1
 RECORD: Final = Ref(CONFIG_MAP, NAMESPACE, "dragonfly-installation")
 RECORD_STEP: Final = "record"
 _KEY: Final = "installation"
-_SAME: Final = ("floating_ip", "tinkerbell_ip", "artifacts_ip", "artifacts_url", "image", "site", "dhcp")
-"""What options and record have under the same names, next to `tinkerbell_version`."""
+CLUSTERS: Final = (
+    "floating_ip",
+    "tinkerbell_ip",
+    "artifacts_ip",
+    "artifacts_url",
+    "image",
+    "tinkerbell_version",
+    "site",
+    "dhcp",
+)
+"""What options and record have under the same names."""
 
 
 class UnknownRecord(Exception):
@@ -89,7 +98,7 @@ def record_of(options: Options, boots: Server, *, brought: bool) -> Record:
     Raises:
         msgspec.ValidationError: the options don't say whose etcd the swarm uses, as those of a host that joined.
     """
-    same = {name: getattr(options, name) for name in (*_SAME, "tinkerbell_version")}
+    same = {name: getattr(options, name) for name in CLUSTERS}
     return Record(
         host=boots.host,
         address=boots.address,
@@ -153,7 +162,7 @@ def recorded_options(own: Options, record: Record) -> Options:
     """
     if record.airgap and not own.airgap:
         raise BadOptions(("--airgap: nothing in this cluster comes from the internet; say where a bundle is",))
-    same: dict[str, Any] = {name: getattr(record, name) for name in (*_SAME, "tinkerbell_version")}
+    same: dict[str, Any] = {name: getattr(record, name) for name in CLUSTERS}
     return msgspec.structs.replace(
         own,
         etcd=record.etcd,
@@ -195,21 +204,6 @@ def cluster_wide(options: Options, here: Server, seen: Seen, *, brought: bool | 
 def is_brought(options: Options) -> bool:
     """Whether these options bring the image of a replica as a file."""
     return bool(options.image_archive or options.airgap)
-
-
-def caught_up(own: Options, seen: Seen, last: str | None) -> Options:
-    """Return the options of a host that says nothing new, with what other servers have changed since.
-
-    Args:
-        last: the record that this host made; empty if it found one as it wanted it, None if it has not come so far.
-
-    Raises:
-        BadOptions: as `recorded_options`.
-        UnknownRecord: as `parsed`.
-    """
-    if not seen.text or last in {None, seen.text}:
-        return own
-    return recorded_options(own, parsed(seen.text))
 
 
 def gone_back(former: str, tried: str) -> str:

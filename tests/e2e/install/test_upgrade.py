@@ -55,7 +55,7 @@ def test_an_upgrade_rolls_goes_back_and_leaves_alone_what_it_does_not_know(host:
     assert NOWHERE in back.err
     eventually_equal(lambda: images(host), [NEWER] * 3, within=60)
     assert members(host, installed["address"], installed["token"]) == current
-    again = host.dragonfly("install", "--yes", "-o", "json")
+    again = host.install(*ALL)
     finished(again)
     assert {step for step, state in again.states().items() if state != "unchanged"} == {"self-test"}
 

@@ -18,9 +18,11 @@ from dragonfly.install.carriers import Carriers
 from dragonfly.install.host_facts import HostFacts
 from dragonfly.install.journal import Journal
 from dragonfly.install.options import Options
+from dragonfly.install.recorded import parsed, written
 from dragonfly.install.steps import (
     DeleteObjects,
     GiveEtcd,
+    KeepRecord,
     LeaveCluster,
     LeaveEtcd,
     RemoveTree,
@@ -188,15 +190,70 @@ def test_options_that_make_no_sense_are_told(here: Here, capsys: pytest.CaptureF
     assert "--token-file: is needed" in err
 
 
-def test_an_address_that_is_left_out_is_not_taken_away_unsaid(here: Here, capsys: pytest.CaptureFixture[str]) -> None:
-    run(["install", *IMAGE, "--floating-ip", "10.0.0.50", "--yes"])
-    done = len(here.hands.done)
+def test_what_is_not_said_stays_and_an_address_is_taken_away_by_saying_so(here: Here) -> None:
+    run(["install", *IMAGE, "--floating-ip", "10.0.0.50", "--no-dhcp", "--yes"])
 
-    assert run(["install", *IMAGE, "--site", "fra1", "--yes"]) == Exit.USAGE
-    assert "--floating-ip: was 10.0.0.50 the last time and is left out now" in capsys.readouterr().err
+    assert run(["install", "--site", "fra1", "--yes"]) == Exit.OK
+    assert here.journal.options() == Options(image="x/y:1", floating_ip="10.0.0.50", dhcp=False, site="fra1")
+    assert run(["install", "--floating-ip", "", "--dhcp", "--yes"]) == Exit.OK
+    assert here.journal.options() == Options(image="x/y:1", site="fra1")
+
+
+def test_with_options_too_what_another_server_has_made_of_the_cluster_stays(here: Here) -> None:
+    run(["install", *IMAGE, "--k3s-version", "v1.2.3+k3s1", "--yes"])
+    anothers = msgspec.structs.replace(
+        parsed(here.hands.kept), image="x/y:2", site="fra1", tinkerbell_version="v0.26.0", floating_ip="10.0.0.60"
+    )
+    here.hands.kept = written(anothers)
+
+    assert run(["install", "--site", "fra2", "--yes"]) == Exit.OK
+
+    assert parsed(here.hands.kept) == msgspec.structs.replace(anothers, site="fra2")
+    assert here.journal.options() == Options(
+        image="x/y:2",
+        site="fra2",
+        tinkerbell_version="v0.26.0",
+        floating_ip="10.0.0.60",
+        k3s_version="v1.2.3+k3s1",
+    )
+
+
+def test_what_was_said_and_stopped_is_gone_on_with_on_top_of_what_another_has_made(here: Here) -> None:
+    """Unless that has changed meanwhile: then what the other server says counts."""
+    run(["install", *IMAGE, "--yes"])
+    anothers = msgspec.structs.replace(parsed(here.hands.kept), image="x/y:2")
+    here.hands.kept = written(anothers)
+    here.hands.fails_at = KeepRecord
+    assert run(["install", "--site", "fra2", "--yes"]) == Exit.FAILED
+    here.hands.fails_at = None
+
+    assert run(["install", "--yes"]) == Exit.OK
+    assert parsed(here.hands.kept) == msgspec.structs.replace(anothers, site="fra2")
+
+    here.hands.fails_at = KeepRecord
+    assert run(["install", "--site", "fra3", "--yes"]) == Exit.FAILED
+    here.hands.fails_at = None
+    newest = msgspec.structs.replace(anothers, image="x/y:3")
+    here.hands.kept = written(newest)
+    assert run(["install", "--yes"]) == Exit.OK
+    assert parsed(here.hands.kept) == newest
+
+
+def test_a_server_that_has_joined_needs_no_join_again_and_says_nothing_of_the_whole_cluster(
+    here: Here, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["install", *IMAGE, "--join", "10.0.0.2", "--token-file", str(tmp_path), "--yes"]) == Exit.OK
+
+    assert run(["install", "--k3s-version", "v1.2.3+k3s1", "--yes"]) == Exit.OK
+    options = here.journal.options()
+    assert options is not None
+    assert (options.join, options.k3s_version) == ("10.0.0.2", "v1.2.3+k3s1")
+    done = len(here.hands.done)
+    assert run(["install", "--site", "fra1", "--no-dhcp", "--yes"]) == Exit.REFUSED
+    err = capsys.readouterr().err
+    assert "--site, --dhcp: of the whole cluster, which this host has joined; nothing was changed" in err
+    assert "dragonfly upgrade, on any server" in err
     assert len(here.hands.done) == done
-    assert run(["install", *IMAGE, "--floating-ip", "", "--yes"]) == Exit.OK
-    assert here.journal.options() == Options(image="x/y:1")
 
 
 def test_whose_etcd_it_is_the_cluster_says_to_who_joins(here: Here, tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from dragonfly.install.again import left_out
 from dragonfly.install.host_facts import HostFacts
 from dragonfly.install.options import ExternalEtcd, Options
 from dragonfly.install.preflight import Check, errors, preflight
@@ -70,14 +69,3 @@ def test_data_that_stayed_is_as_little_lost() -> None:
 )
 def test_what_loses_nothing_is_gone_on_with(before: Options, asked: Options, steps: tuple[str, ...]) -> None:
     assert found(before, asked, steps, is_installed=True, is_started="k3s" in steps) == ()
-
-
-def test_an_address_that_nobody_names_any_more_is_told_with_how_to_keep_and_how_to_lose_it() -> None:
-    before = Options(floating_ip="10.0.0.50", tinkerbell_ip="10.0.0.51")
-
-    (told,) = left_out(before, INSTALLED, {"image", "tinkerbell_ip"})
-
-    assert told.startswith("--floating-ip: was 10.0.0.50 the last time")
-    assert '--floating-ip ""' in told
-    assert not list(left_out(before, ("settings",), {"image"}))
-    assert not list(left_out(None, INSTALLED, {"image"}))

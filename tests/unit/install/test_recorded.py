@@ -12,17 +12,18 @@ import pytest
 
 from dragonfly.install.cluster import Say
 from dragonfly.install.execution import StepFailed
+from dragonfly.install.journal import Journal
 from dragonfly.install.options import BadOptions, ExternalEtcd, Options
-from dragonfly.install.record_kept import keep, seen
+from dragonfly.install.record_kept import anothers, keep, seen
 from dragonfly.install.recorded import (
     RECORD,
+    RECORD_STEP,
     ClusterWide,
     Record,
     Seen,
     Server,
     UnknownRecord,
     as_object,
-    caught_up,
     cluster_wide,
     gone_back,
     parsed,
@@ -159,16 +160,57 @@ def test_how_the_image_comes_to_hosts_is_kept_with_it() -> None:
     assert parsed(cluster_wide(with_bundle, HERE, Seen(None)).record).brought
 
 
-def test_the_founder_said_again_takes_up_what_others_made_of_it() -> None:
-    own = Options(image="x/y:1", k3s_version="v1.2.3+k3s1")
-    last = written(record_of(own, FOUNDER, brought=False))
-    newer = written(record_of(Options(image="x/y:2", site="fra1"), HERE, brought=False))
+@pytest.fixture
+def journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Journal:
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+    return Journal(tmp_path / "install")
 
-    assert caught_up(own, Seen(newer), last) == Options(image="x/y:2", site="fra1", k3s_version="v1.2.3+k3s1")
-    assert caught_up(own, Seen(last), last) == own
-    assert caught_up(own, Seen(newer), "").image == "x/y:2"
-    assert caught_up(own, Seen(newer), None) == own, "it has not come so far yet"
-    assert caught_up(own, Seen(None), last) == caught_up(own, Seen(""), last) == own
+
+def recording(journal: Journal, text: str) -> None:
+    journal.begun(RECORD_STEP, ())
+    journal.done(RECORD_STEP, text)
+
+
+def text(image: str) -> str:
+    return written(Record(host="host-1", address="10.0.0.1", etcd="shared", image=image))
+
+
+def test_a_record_is_anothers_unless_this_host_made_it_or_was_told_something_on_top_of_it(journal: Journal) -> None:
+    journal.asked(Options(image="v1"))
+    assert anothers(Seen(text("v0")), journal) is None, "it has not come so far yet"
+    recording(journal, text("v1"))
+    journal.installed("http://10.0.0.1:3000")
+    assert anothers(Seen(text("v1")), journal) is None
+    assert anothers(Seen(None), journal) is anothers(Seen(""), journal) is None
+    assert anothers(Seen(text("v2")), journal) == parsed(text("v2"))
+
+    journal.asked(Options(image="v2", site="fra1"), text("v2"))
+    assert anothers(Seen(text("v2")), journal) is None, "what was told on top of it has not come to its end"
+    assert anothers(Seen(text("v3")), journal) == parsed(text("v3"))
+    recording(journal, text("v2 of fra1"))
+    journal.installed("http://10.0.0.1:3000")
+    assert anothers(Seen(text("v2")), journal) == parsed(text("v2")), "another has gone back to it"
+
+
+def test_what_was_told_is_noted_once_until_it_comes_to_its_end(journal: Journal) -> None:
+    journal.asked(Options(), "v1")
+    before = (journal.directory / "journal").read_bytes()
+    journal.asked(Options(), "v1")
+
+    assert (journal.directory / "journal").read_bytes() == before
+    journal.installed("http://10.0.0.1:3000")
+    assert journal.told_on() is None
+    journal.asked(Options(), "v1")
+    assert journal.told_on() == "v1"
+
+
+def test_one_that_an_older_version_installed_made_no_record(journal: Journal) -> None:
+    """So each that there is is another's, put there by hand."""
+    journal.asked(Options())
+    journal.begun("k3s", ())
+    journal.installed("http://10.0.0.1:3000")
+
+    assert anothers(Seen(text("v2")), journal) == parsed(text("v2"))
 
 
 def test_tinkerbell_stays_where_an_upgrade_that_went_back_has_taken_it() -> None:
