@@ -36,7 +36,7 @@ from dragonfly.install.recorded import (
 from dragonfly.install.said import brings_image, on_top, taken_up
 from dragonfly.install.standing import in_words, next_steps
 from dragonfly.install.steps import Plan
-from dragonfly.install.upgrade import WentBack, abandon, check_schema, underway, upgrade
+from dragonfly.install.upgrade import Overtaken, WentBack, abandon, check_schema, underway, upgrade
 
 _PATHS: Final = frozenset({"image_archive", "airgap"})
 _HOSTS_OWN: Final = _PATHS | {"k3s_version"}
@@ -198,6 +198,14 @@ def _carried_out(  # noqa: PLR0917 - one call
     except WentBack as error:
         journal.asked(alone)
         raise CliError(f"the former version serves again: {error}", Exit.FAILED) from error
+    except Overtaken as error:
+        journal.asked(alone)
+        raise CliError(
+            f"{error}\nAnother server has changed the installation meanwhile, so nothing was put back",
+            Exit.FAILED,
+            "What is to be in the cluster is what that server was told: look how it fares there. Said again here, "
+            "dragonfly upgrade takes that up.",
+        ) from error
     except Stopped as stopped:
         raise CliError(what_stands(stopped), Exit.FAILED, how_to_go_on(stopped, "upgrade")) from stopped
     except StepFailed as error:

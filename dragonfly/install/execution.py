@@ -28,6 +28,15 @@ class Unreachable(StepFailed):
     """Who has what is to be fetched does not answer here, or not to the end."""
 
 
+class RecordChanged(StepFailed):
+    """The cluster's record of its installation is not the one that is to be replaced."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "another server has changed the installation meanwhile", "Said again, it takes up what that made of it."
+        )
+
+
 class Stopped(Exception):
     """An installation stopped at a step; all before it stand."""
 

@@ -1,7 +1,7 @@
 """The record of the installation in the cluster: looked at, and replaced by who has read what it replaces."""
 
 from dragonfly.install.cluster import Cluster, Say
-from dragonfly.install.execution import StepFailed
+from dragonfly.install.execution import RecordChanged, StepFailed
 from dragonfly.install.journal import Journal
 from dragonfly.install.recorded import RECORD, RECORD_STEP, Record, Seen, parsed, text_of
 from dragonfly.install.steps import KeepRecord
@@ -43,16 +43,20 @@ def keep(cluster: Cluster, action: KeepRecord, say: Say) -> str:
     """Replace the record that the plan was made from, and return the new one's text.
 
     Raises:
-        StepFailed: it is another one by now, or the API server refuses it.
+        RecordChanged: it is another one by now.
+        StepFailed: the API server refuses it, or does not answer.
     """
-    standing = cluster.get(RECORD)
-    found, new = text_of(standing), text_of(action.object)
+    now = cluster.get(RECORD)
+    found, new = text_of(now), text_of(action.object)
     if action.before is not None and found not in {action.before, new}:
-        raise StepFailed(
-            "another server has changed the installation meanwhile", "Said again, it takes up what that made of it."
-        )
+        raise RecordChanged
     metadata = dict(action.object["metadata"])
-    if standing is not None:  # or somebody may come in between
-        metadata["resourceVersion"] = standing["metadata"]["resourceVersion"]
-    cluster.apply([{**action.object, "metadata": metadata}], say)
+    if now is not None:  # or somebody may come in between
+        metadata["resourceVersion"] = now["metadata"]["resourceVersion"]
+    try:
+        cluster.apply([{**action.object, "metadata": metadata}], say)
+    except StepFailed as error:
+        if text_of(cluster.get(RECORD)) != found:
+            raise RecordChanged from error
+        raise
     return new

@@ -2,19 +2,19 @@
 
 Replicas are replaced one by one, each after its successor is ready, so the swarm serves all the while, by the former
 version alone if the new one never gets ready. What is put back is all that the new version changes in the cluster's own
-objects: the Deployment, and rights, Service and policies with it, and the record of the installation. It is on the
-disk before anything is changed, with what the upgrade makes of the record: so one that was killed is gone on with by
-saying `upgrade`, and nothing else.
+objects: the Deployment, and rights, Service and policies with it, and the record of the installation; unless another
+server has changed that, for then what is in the cluster is that one's. It is on the disk before anything is changed,
+with what the upgrade makes of the record: so one that was killed is gone on with by saying `upgrade`, and nothing else.
 """
 
 import contextlib
 from collections.abc import Callable, Iterable
-from typing import Final, Protocol
+from typing import Final, NoReturn, Protocol
 
 import msgspec
 
 from dragonfly.install import secret
-from dragonfly.install.execution import Event, Hands, StepFailed, Stopped, Tell, install
+from dragonfly.install.execution import Event, Hands, RecordChanged, StepFailed, Stopped, Tell, install
 from dragonfly.install.journal import Journal, UnknownJournal
 from dragonfly.install.options import Options
 from dragonfly.install.recorded import RECORD, as_object, gone_back, text_of
@@ -80,6 +80,13 @@ class WentBack(Exception):
     """The new version did not get ready, and the former one serves again; the message says what was wrong."""
 
 
+class Overtaken(Exception):
+    """The new version did not get ready, and another server has changed the installation since: that one's word stands.
+
+    The message says what was wrong; nothing was put back.
+    """
+
+
 def upgrade(  # noqa: PLR0917 - one call
     plan: Plan,
     hands: Hands,
@@ -99,6 +106,7 @@ def upgrade(  # noqa: PLR0917 - one call
 
     Raises:
         WentBack: the replicas of the new version did not become ready.
+        Overtaken: nor did they here, and what is to be in the cluster is another server's by now.
         Stopped: another step failed; what stands is told.
         StepFailed: the way back failed as well.
     """
@@ -108,9 +116,7 @@ def upgrade(  # noqa: PLR0917 - one call
     except Stopped as stopped:
         if not former or not isinstance(stopped.step.action, _AFTER_REPLICAS):
             raise
-        _go_back([_put_back(obj, target) for obj in former], _added(plan, former), workload, tell)
-        abandon(journal)
-        raise WentBack(str(stopped)) from stopped
+        _go_back(stopped, plan, former, hands, workload, journal, tell)
     abandon(journal)
     return address
 
@@ -199,21 +205,71 @@ def _added(plan: Plan, former: list[Object]) -> list[Gone]:
     return [name for name in _changed(plan) if name not in known]
 
 
-def _put_back(obj: Object, tried: str) -> Object:
-    """Return what an object becomes again. Tinkerbell stays, and so does what the record says of it."""
-    if obj["kind"] != RECORD.resource.kind or not tried:
-        return obj
-    return {**obj, "data": as_object(gone_back(text_of(obj), tried))["data"]}
+def _go_back(  # noqa: PLR0917 - one call
+    stopped: Stopped,
+    plan: Plan,
+    former: list[Object],
+    hands: Hands,
+    workload: Workload,
+    journal: Journal,
+    tell: Tell,
+) -> NoReturn:
+    """Put back what the upgrade has changed, the record before what follows from it.
 
+    Raises:
+        WentBack: all of it is.
+        Overtaken: the record is not the one that the upgrade has written; all is left as it is.
+        StepFailed: something could not be put back.
+    """
 
-def _go_back(former: list[Object], added: list[Gone], workload: Workload, tell: Tell) -> None:
+    def say(text: str) -> None:
+        tell(Event("progress", "go-back", text))
+
     tell(Event("step", "go-back", "Put the former replicas back", "started"))
     try:
-        workload.put_back(former, added, lambda text: tell(Event("progress", "go-back", text)))
+        added = _added(plan, former)
+        if action := _record_kept(plan):
+            _put_record_back(action, former, hands, workload, say)
+        workload.put_back([obj for obj in former if not _is_record(obj)], added, say)
+    except RecordChanged as error:
+        tell(Event("step", "go-back", f"{error}; nothing is put back", "failed"))
+        abandon(journal)
+        raise Overtaken(str(stopped)) from stopped
     except StepFailed as error:
         tell(Event("step", "go-back", str(error), "failed"))
         raise
     tell(Event("step", "go-back", "the former replicas serve", "done"))
+    abandon(journal)
+    raise WentBack(str(stopped)) from stopped
+
+
+def _put_record_back(
+    action: KeepRecord, former: list[Object], hands: Hands, workload: Workload, say: Callable[[str], None]
+) -> None:
+    """Make the record what it was, if it is what the upgrade has made of it. One that was not there goes with the rest.
+
+    Tinkerbell stays, and so does what the record says of it.
+
+    Raises:
+        RecordChanged: another server has changed it.
+        StepFailed: it cannot be put back.
+    """
+    tried = text_of(action.object)
+    if known := next(filter(_is_record, former), None):
+        back = as_object(gone_back(text_of(known), tried))
+        hands.carry_out(KeepRecord(back, tried), say)
+        return
+    for found in workload.found(names_of((action.object,))):
+        if text_of(found) != tried:
+            raise RecordChanged
+
+
+def _record_kept(plan: Plan) -> KeepRecord | None:
+    return next((step.action for step in plan.steps if isinstance(step.action, KeepRecord)), None)
+
+
+def _is_record(obj: Object) -> bool:
+    return bool(obj["kind"] == RECORD.resource.kind and obj["metadata"]["name"] == RECORD.name)
 
 
 def restored(obj: Object) -> Object:

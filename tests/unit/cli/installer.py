@@ -14,7 +14,7 @@ from dragonfly.cli import uninstall as cli_uninstall
 from dragonfly.cli import upgrade as cli_upgrade
 from dragonfly.install import host_survey
 from dragonfly.install.carriers import Carriers
-from dragonfly.install.execution import StepFailed
+from dragonfly.install.execution import RecordChanged, StepFailed
 from dragonfly.install.host_facts import HostFacts
 from dragonfly.install.journal import Journal
 from dragonfly.install.recorded import Seen, text_of
@@ -53,6 +53,8 @@ class NoHands:
         self.swarms_data = False
         self.former: list[Any] = []
         self.cannot_undo: type | None = None
+        self.meanwhile = ""
+        """The record that another server makes before a step fails."""
 
     def carriers(self) -> Carriers:
         return self.carried_by
@@ -101,8 +103,11 @@ class NoHands:
 
     def carry_out(self, action: Action, say: Callable[[str], None]) -> str:
         if self.fails_at and isinstance(action, self.fails_at):
+            self.kept = self.meanwhile or self.kept
             raise StepFailed("the load balancer has no address yet", "Look at kube-vip.")
         if isinstance(action, KeepRecord):
+            if action.before not in {None, self.kept}:
+                raise RecordChanged
             self.kept = text_of(action.object)
         self.done.append(action)
         if isinstance(action, KeepRecord):

@@ -15,7 +15,7 @@ from dragonfly.cli.main import run
 from dragonfly.install.carriers import Carriers
 from dragonfly.install.execution import StepFailed
 from dragonfly.install.options import Options
-from dragonfly.install.recorded import Record, parsed, written
+from dragonfly.install.recorded import Record, as_object, parsed, written
 from dragonfly.install.steps import (
     ApplyChart,
     ApplyObjects,
@@ -265,6 +265,28 @@ def test_one_that_goes_back_leaves_k3s_as_it_has_made_it(here: Here) -> None:
     assert run(["upgrade", "--image", "x/y:2", "--k3s-version", "v1.40.0+k3s1", "--yes"]) == Exit.FAILED
 
     assert here.journal.options() == Options(image="x/y:1", k3s_version="v1.40.0+k3s1")
+
+
+def test_one_that_another_server_has_overtaken_says_so_and_takes_its_word_up(
+    here: Here, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["install", *IMAGE, "--yes"]) == Exit.OK
+    here.hands.former = [as_object(here.hands.kept)]
+    here.hands.fails_at = AwaitReplicas
+    here.hands.done.clear()
+    anothers = msgspec.structs.replace(parsed(here.hands.kept), image="x/y:3")
+    here.hands.meanwhile = written(anothers)
+
+    upgrading = ("upgrade", "--image", "x/y:2", "--k3s-version", "v1.40.0+k3s1", "--yes")
+    assert run([*upgrading]) == Exit.FAILED
+
+    err = capsys.readouterr().err
+    assert "Another server has changed the installation meanwhile, so nothing was put back" in err
+    assert parsed(here.hands.kept) == anothers
+    assert here.journal.options() == Options(image="x/y:1", k3s_version="v1.40.0+k3s1")
+    here.hands.fails_at = None
+    assert run(["install", "--yes"]) == Exit.OK
+    assert parsed(here.hands.kept) == anothers
 
 
 def test_one_that_was_killed_and_goes_back_then_leaves_the_options_of_before_it(here: Here) -> None:

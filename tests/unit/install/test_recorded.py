@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from dragonfly.install.cluster import Say
-from dragonfly.install.execution import StepFailed
+from dragonfly.install.execution import RecordChanged, StepFailed
 from dragonfly.install.journal import Journal
 from dragonfly.install.options import BadOptions, ExternalEtcd, Options
 from dragonfly.install.record_kept import anothers, keep, seen
@@ -236,6 +236,8 @@ class Cluster:
     def __init__(self, text: str) -> None:
         self.text = text
         self.version = "7"
+        self.comes_between = ""
+        """What another server makes of it after it was read."""
 
     def get(self, ref: Ref) -> dict[str, Any] | None:
         assert ref == RECORD
@@ -249,6 +251,9 @@ class Cluster:
 
     def apply(self, objects: list[dict[str, Any]], say: Say) -> None:
         (obj,) = objects
+        if self.comes_between:
+            self.text, self.comes_between = self.comes_between, ""
+            raise StepFailed("ConfigMap dragonfly-installation is refused: the object has been modified")
         assert obj["metadata"].get("resourceVersion", self.version if not self.text else None) == self.version
         self.text = text_of(obj)
 
@@ -269,6 +274,16 @@ def test_a_record_that_another_server_has_made_is_not_replaced() -> None:
     cluster: Any = Cluster("another's")
 
     with pytest.raises(StepFailed, match="another server has changed the installation meanwhile"):
+        keep(cluster, KeepRecord(as_object("new"), "old"), lambda _: None)
+
+    assert seen(cluster).text == "another's"
+
+
+def test_neither_is_one_that_another_server_makes_at_this_very_moment() -> None:
+    cluster: Any = Cluster("old")
+    cluster.comes_between = "another's"
+
+    with pytest.raises(RecordChanged):
         keep(cluster, KeepRecord(as_object("new"), "old"), lambda _: None)
 
     assert seen(cluster).text == "another's"

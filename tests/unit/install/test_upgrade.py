@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from dragonfly.install.cluster import pods_trouble, rollout_problem
-from dragonfly.install.execution import Event, StepFailed, Stopped
+from dragonfly.install.execution import Event, RecordChanged, StepFailed, Stopped
 from dragonfly.install.journal import Journal
 from dragonfly.install.recorded import Record, as_object, gone_back, text_of, written
 from dragonfly.install.steps import (
@@ -27,7 +27,7 @@ from dragonfly.install.steps import (
     Undo,
     names_of,
 )
-from dragonfly.install.upgrade import Underway, WentBack, abandon, restored, underway, upgrade
+from dragonfly.install.upgrade import Overtaken, Underway, WentBack, abandon, restored, underway, upgrade
 
 Objects = dict[str, Any]
 
@@ -59,6 +59,8 @@ class Cluster:
         self.now: list[Objects] = FORMER
         self.fails_at: tuple[type, ...] = ()
         self.cannot_go_back = False
+        self.meanwhile = ""
+        """The record that another server makes while the new replicas are waited for."""
 
     def is_done(self, action: Action, proof: str) -> bool:
         return False
@@ -68,12 +70,23 @@ class Cluster:
 
     def carry_out(self, action: Action, say: Callable[[str], None]) -> str:
         if isinstance(action, self.fails_at):
+            if self.meanwhile:
+                self._keep(as_object(self.meanwhile))
             raise StepFailed("2 of 3 replicas are ready")
         if isinstance(action, ApplyObjects):
             self.now = [*NEW, *(obj for obj in self.now if obj["kind"] == "ConfigMap")]
         if isinstance(action, KeepRecord):
-            self.now = [*(obj for obj in self.now if obj["kind"] != "ConfigMap"), action.object]
+            if action.before not in {None, self.record}:
+                raise RecordChanged
+            self._keep(action.object)
         return ""
+
+    @property
+    def record(self) -> str:
+        return text_of(next((obj for obj in self.now if obj["kind"] == "ConfigMap"), None))
+
+    def _keep(self, record: Objects) -> None:
+        self.now = [*(obj for obj in self.now if obj["kind"] != "ConfigMap"), record]
 
     def take_back(self, undo: Undo) -> str:
         return ""
@@ -178,19 +191,50 @@ def test_what_an_older_version_kept_is_gone_back_to_as_well(cluster: Cluster, jo
     assert cluster.now == FORMER
 
 
+BEFORE = written(Record(host="host-1", address="10.0.0.1", etcd="shared", image="v1"))
+TRIED = written(Record(host="host-2", address="10.0.0.2", etcd="shared", image="v2"))
+
+
+def upgraded_with_record(cluster: Cluster, journal: Journal, before: str) -> None:
+    first = Step("record", "Record it", "recorded", "", KeepRecord(as_object(TRIED), before))
+    upgrade(Plan((first, *PLAN.steps)), cluster, cluster, journal, lambda _: None, before, TRIED)
+
+
 def test_the_record_goes_back_with_the_replicas(cluster: Cluster, journal: Journal) -> None:
-    former = written(Record(host="host-1", address="10.0.0.1", etcd="shared", image="v1"))
-    tried = written(Record(host="host-2", address="10.0.0.2", etcd="shared", image="v2"))
-    cluster.now = [as_object(former), *FORMER]
+    cluster.now = [as_object(BEFORE), *FORMER]
     cluster.fails_at = (AwaitReplicas,)
-    first = Step("record", "Record it", "recorded", "", KeepRecord(as_object(tried), former))
 
     with pytest.raises(WentBack):
-        upgrade(Plan((first, *PLAN.steps)), cluster, cluster, journal, lambda _: None, former, tried)
+        upgraded_with_record(cluster, journal, BEFORE)
 
-    (record,) = [obj for obj in cluster.now if obj["kind"] == "ConfigMap"]
-    assert text_of(record) == gone_back(former, tried)
-    assert [obj for obj in cluster.now if obj is not record] == FORMER
+    assert cluster.record == gone_back(BEFORE, TRIED)
+    assert [obj for obj in cluster.now if obj["kind"] != "ConfigMap"] == FORMER
+
+
+def test_a_record_that_was_not_there_goes_with_what_else_was_added(cluster: Cluster, journal: Journal) -> None:
+    cluster.fails_at = (AwaitReplicas,)
+
+    with pytest.raises(WentBack):
+        upgraded_with_record(cluster, journal, "")
+
+    assert cluster.now == FORMER
+
+
+@pytest.mark.parametrize("before", [BEFORE, ""])
+def test_one_that_goes_back_leaves_alone_what_another_server_has_made_meanwhile(
+    cluster: Cluster, journal: Journal, before: str
+) -> None:
+    """The replicas too: they are what that one's record says, or are about to be."""
+    anothers = written(Record(host="host-3", address="10.0.0.3", etcd="shared", image="v3"))
+    cluster.now = [*([as_object(before)] if before else []), *FORMER]
+    cluster.fails_at, cluster.meanwhile = (AwaitReplicas,), anothers
+
+    with pytest.raises(Overtaken, match="2 of 3 replicas are ready"):
+        upgraded_with_record(cluster, journal, before)
+
+    assert cluster.record == anothers
+    assert [obj for obj in cluster.now if obj["kind"] != "ConfigMap"] == NEW
+    assert underway(journal) is None, "there is nothing to go back to any more"
 
 
 @pytest.mark.parametrize("action", [JoinEtcd("host-1", "10.0.0.1"), FoundEtcd("host-1", "10.0.0.1")])
