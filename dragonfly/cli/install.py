@@ -37,7 +37,7 @@ from dragonfly.install.progress import planned
 from dragonfly.install.record_kept import anothers, made_here
 from dragonfly.install.recorded import CLUSTERS, Seen, Server, UnknownRecord, cluster_wide
 from dragonfly.install.said import brings_image, on_top, taken_up
-from dragonfly.install.standing import JOINED
+from dragonfly.install.stage import JOINED
 from dragonfly.install.steps import Plan
 from dragonfly.install.survey import DIRECTORY
 from dragonfly.install.survey import JOURNAL as IN_DIRECTORY
@@ -306,9 +306,9 @@ def _both(teller: Teller, page: "ProgressPage | None") -> Tell:
 
 
 def what_stands(stopped: Stopped) -> str:
-    standing = ", ".join(step.name for step in stopped.standing) or "nothing"
+    done = ", ".join(step.name for step in stopped.done) or "nothing"
     missing = ", ".join(step.name for step in stopped.missing)
-    return f"{stopped}\nWhat stands: {standing}\nWhat is missing: {missing}"
+    return f"{stopped}\nWhat stands: {done}\nWhat is missing: {missing}"
 
 
 def how_to_go_on(stopped: Stopped, command: str) -> str:

@@ -34,7 +34,7 @@ from dragonfly.install.recorded import (
     written,
 )
 from dragonfly.install.said import brings_image, on_top, taken_up
-from dragonfly.install.standing import in_words, next_steps
+from dragonfly.install.stage import in_words, next_steps
 from dragonfly.install.steps import Plan
 from dragonfly.install.upgrade import Overtaken, WentBack, abandon, check_schema, underway, upgrade
 
@@ -83,14 +83,14 @@ def _installed(journal: Journal) -> Options:
         CliError: it was not, or not to the end.
         UnknownJournal: a newer Dragonfly wrote the journal.
     """
-    before, standing = journal.options(), journal.standing()
-    if standing.state == "working":
-        raise Busy(in_words(standing))
-    if standing.state == "installed" and before is not None:
+    before, stage = journal.options(), journal.stage()
+    if stage.state == "working":
+        raise Busy(in_words(stage))
+    if stage.state == "installed" and before is not None:
         return before
-    if standing.state == "unrecorded":
+    if stage.state == "unrecorded":
         raise CliError("nothing is installed here that could be upgraded", Exit.NOT_FOUND, "See: dragonfly install")
-    raise CliError(f"{in_words(standing)}; there is nothing to upgrade yet", Exit.NOT_FOUND, next_steps(standing))
+    raise CliError(f"{in_words(stage)}; there is nothing to upgrade yet", Exit.NOT_FOUND, next_steps(stage))
 
 
 def _said(given: dict[str, Any]) -> dict[str, Any]:

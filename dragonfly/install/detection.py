@@ -8,7 +8,7 @@ from typing import Final, Literal, NamedTuple, TypeAlias
 
 import msgspec
 
-from dragonfly.install.standing import Standing, in_words, next_steps
+from dragonfly.install.stage import Stage, in_words, next_steps
 from dragonfly.model.values import Value
 
 Mode: TypeAlias = Literal["pod", "local", "remote", "not-installed"]
@@ -119,7 +119,7 @@ class Facts(NamedTuple):
     """The same."""
     taken: "EtcdFound | None" = None
     """What the replica that asks has found when it was started, if it was not its settings."""
-    installation: Standing | None = None
+    installation: Stage | None = None
     """What its journal in the directory says; None where there is no directory."""
     own_kubeconfig: str = ""
     """Where an installation on this computer keeps the kubeconfig of its cluster."""

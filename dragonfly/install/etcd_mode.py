@@ -10,7 +10,7 @@ from dragonfly.install.execution import StepFailed
 from dragonfly.install.options import EtcdMode, JoinedMode
 
 
-def standing(access: Mapping[str, bytes], *, has_own_etcd: bool) -> JoinedMode:
+def found_mode(access: Mapping[str, bytes], *, has_own_etcd: bool) -> JoinedMode:
     """Return whose etcd it is; empty if nobody has said yet.
 
     Args:

@@ -40,10 +40,10 @@ class RecordChanged(StepFailed):
 class Stopped(Exception):
     """An installation stopped at a step; all before it stand."""
 
-    def __init__(self, step: Step, reason: StepFailed, standing: tuple[Step, ...], missing: tuple[Step, ...]) -> None:
+    def __init__(self, step: Step, reason: StepFailed, done: tuple[Step, ...], missing: tuple[Step, ...]) -> None:
         self.step = step
         self.reason = reason
-        self.standing = standing
+        self.done = done
         self.missing = missing
         super().__init__(f"{step.title}: {reason}")
 

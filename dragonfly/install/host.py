@@ -1,7 +1,6 @@
 """Files and services of this host, changed so that a crash leaves the old or the new, never half of either."""
 
 import hashlib
-import os
 import re
 import shutil
 import subprocess
@@ -15,6 +14,7 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from dragonfly.install.control_groups import end_all
+from dragonfly.install.durable import beside, replace
 from dragonfly.install.execution import StepFailed, Unreachable
 from dragonfly.install.k3s import BINARY
 from dragonfly.install.mounts import mounts, to_unmount
@@ -108,7 +108,7 @@ class Host:
 
     def is_torn(self, place: str) -> bool:
         """Whether a crash left the beginning of a file's new content beside it."""
-        return _beside(self.path(place)).exists()
+        return beside(self.path(place)).exists()
 
     def sum(self, place: str) -> str:
         """Return a file's SHA-256; empty if it is not there."""
@@ -117,8 +117,8 @@ class Host:
 
     def take_back(self, undo: RemoveFile | RestoreFile | RemoveDirectory) -> None:
         path = self.path(undo.path)
-        # What a crash in the middle of `_put` leaves.
-        _beside(path).unlink(missing_ok=True)
+        # What a crash in the middle of replacing it leaves.
+        beside(path).unlink(missing_ok=True)
         match undo:
             case RemoveFile():
                 path.unlink(missing_ok=True)
@@ -239,21 +239,16 @@ class Host:
         return opened
 
     def _put(self, source: IO[bytes], path: Path, mode: int, say: Callable[[str], None], *, expected: str = "") -> str:
-        """Copy to a file beside it that takes its place at the end; return the SHA-256."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        new = _beside(path)
-        new.unlink(missing_ok=True)
-        # Private from the first moment on: it may be a token.
-        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as target:
+        """Copy to a file, which is replaced at the end alone; return the SHA-256."""
+
+        def write(target: IO[bytes]) -> str:
             digest = _copied(source, target, say)
             if expected and digest != expected:
-                new.unlink()
                 raise StepFailed(f"{path}: its SHA-256 is {digest}, and should be {expected}", "Try again.")
-            os.fchmod(target.fileno(), mode)
-            target.flush()
-            os.fsync(target.fileno())
-        new.replace(path)
-        return digest
+            return digest
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return replace(path, mode, write)
 
 
 def sha256(path: Path) -> str:
@@ -285,11 +280,6 @@ def _copied(source: IO[bytes], target: IO[bytes], say: Callable[[str], None]) ->
             say(f"{size >> 20} MiB")
             told = time.monotonic()
     return digest.hexdigest()
-
-
-def _beside(path: Path) -> Path:
-    """Return where a file's new content grows."""
-    return path.with_name(f".{path.name}.new")
 
 
 def _drop_rules(family: str) -> None:

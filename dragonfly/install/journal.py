@@ -2,7 +2,7 @@
 
 Before a step touches anything, how to take it back is on the disk; that it is done is written after it is. So a step
 that was begun and not done may have happened in part: it is carried out again, and its undo stays the one that was made
-when nothing of it had happened. Only whole lines count; what a crash left of a line is cut off by the next one.
+when nothing of it had happened. Only whole lines count.
 """
 
 import contextlib
@@ -10,19 +10,21 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, Final, Literal, TypeAlias
 
 import msgspec
 
+from dragonfly.install.durable import beside, replace, sync
 from dragonfly.install.options import Options
-from dragonfly.install.standing import Standing
+from dragonfly.install.stage import Stage
 from dragonfly.install.steps import Undo
 
 VERSION: Final = 1
 
 _LOOK_SECONDS: Final = 0.2
+_PRIVATE: Final = 0o600
 
 State: TypeAlias = Literal["begun", "done", "undone"]
 
@@ -108,13 +110,7 @@ class Journal:
 
     def keep_former(self, content: bytes) -> None:
         """Have `former` on the disk with this content, or with what it had before."""
-        new = self.former.with_suffix(".new")
-        with new.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(self.former)
-        _sync(self.directory)
+        replace(self.former, _PRIVATE, lambda file: file.write(content))
 
     def exists(self) -> bool:
         """Whether there is one that we may read."""
@@ -149,7 +145,7 @@ class Journal:
         """Remove it, with its directory, and the one above if nothing else is in that."""
         if self.directory.is_dir():
             shutil.rmtree(self.saved, ignore_errors=True)
-            for file in (self._file, self.former, self.directory / "lock"):
+            for file in (self._file, beside(self._file), self.former, beside(self.former), self.directory / "lock"):
                 file.unlink(missing_ok=True)
         for directory in (self.directory, self.directory.parent):
             with contextlib.suppress(OSError):  # not there, or something else is in it
@@ -161,19 +157,7 @@ class Journal:
         Raises:
             UnknownJournal: a newer Dragonfly wrote it, or a line is damaged.
         """
-        found: dict[str, Record] = {}
-        for entry in self._entries():
-            match entry:
-                case _Begun(step, undo):
-                    found.pop(step, None)
-                    found[step] = Record(step, "begun", undo)
-                case _Done(step, proof) if step in found:
-                    found[step] = msgspec.structs.replace(found[step], state="done", proof=proof)
-                case _Undone(step, kept) if step in found:
-                    found[step] = Record(step, "undone", kept)
-                case _:
-                    pass
-        return found
+        return _records(self._entries())
 
     def options(self) -> Options | None:
         """Return what was asked for last; None if nothing was."""
@@ -198,14 +182,14 @@ class Journal:
     def left(self, others: tuple[str, ...]) -> None:
         self._write(_Left(others))
 
-    def standing(self) -> Standing:
+    def stage(self) -> Stage:
         """Return how far the installation is; raises nothing for what cannot be read."""
         if not self.exists():
             return self._without_entries()
         try:
-            return self._standing()
+            return self._stage()
         except (OSError, UnknownJournal) as error:
-            return Standing("unreadable", reason=str(error))
+            return Stage("unreadable", reason=str(error))
 
     def told_on(self) -> str | None:
         """Return the cluster's record on top of which something was asked that has not come to its end; None if none.
@@ -238,42 +222,32 @@ class Journal:
     def installed(self, address: str) -> None:
         self._write(_Installed(address))
 
-    def _without_entries(self) -> Standing:
+    def _without_entries(self) -> Stage:
         # The outer one first: what is in one that is closed cannot even be asked for.
         for directory in (self.directory.parent, self.directory):
             if directory.is_dir() and not os.access(directory, os.X_OK):
-                return Standing("unreadable", reason=f"only root may read {self._file}")
-        return Standing("unrecorded")
+                return Stage("unreadable", reason=f"only root may read {self._file}")
+        return Stage("unrecorded")
 
-    def _standing(self) -> Standing:
-        records = tuple(self.records().values())
-        standing = [record for record in records if record.state != "undone"]
-        begun = [record.step for record in standing if record.state == "begun"]
-        step = (begun or [record.step for record in standing] or [""])[-1]
-        address, goes_back = "", False
-        for entry in self._entries():
-            match entry:
-                case _Installed(found):
-                    address = found
-                case _Undone():
-                    address, goes_back = "", True
-                case _Begun():
-                    goes_back = False
-                case _:
-                    pass
+    def _stage(self) -> Stage:
+        entries = tuple(self._entries())
+        records = tuple(_records(entries).values())
+        stands = [record.step for record in records if record.state != "undone"]
+        begun = [record.step for record in records if record.state == "begun"]
+        step = (begun or stands or [""])[-1]
+        address, goes_back = _come_to(entries)
         if self.is_held():
-            return Standing("working", step)
-        if records and not standing:
-            return Standing("kept")
+            return Stage("working", step)
+        if records and not stands:
+            return Stage("kept")
         if goes_back:
-            return Standing("leaving", standing[-1].step)
+            return Stage("leaving", stands[-1])
         if address:
-            return Standing("installed", begun[-1] if begun else "", address, self.former.exists())
-        return Standing("begun", step)
+            return Stage("installed", begun[-1] if begun else "", address, self.former.exists())
+        return Stage("begun", step)
 
     def _entries(self) -> Iterator[_Entry]:
-        text = self._file.read_bytes() if self.exists() else b""
-        for number, line in enumerate(text[: text.rfind(b"\n") + 1].splitlines(), 1):
+        for number, line in enumerate(self._whole().splitlines(), 1):
             try:
                 is_newer = b'"opened"' in line and _version(line) > VERSION
                 entry = None if is_newer else _decode(line)
@@ -291,18 +265,46 @@ class Journal:
     def _write(self, entry: _Entry) -> None:
         if not self._file.exists():
             self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _sync(self.directory.parent)
-        descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "r+b") as file:
-            whole = file.read().rfind(b"\n") + 1
-            file.seek(whole)
-            file.truncate()
-            if whole == 0:
-                file.write(_encode(_Opened(VERSION)) + b"\n")
-            file.write(_encode(entry) + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-        _sync(self.directory)
+            sync(self.directory.parent)
+        whole = self._whole() or _encode(_Opened(VERSION)) + b"\n"
+        replace(self._file, _PRIVATE, lambda file: file.write(whole + _encode(entry) + b"\n"))
+
+    def _whole(self) -> bytes:
+        """Return the whole lines; an older Dragonfly, killed, may have left a part of one after them."""
+        text = self._file.read_bytes() if self.exists() else b""
+        return text[: text.rfind(b"\n") + 1]
+
+
+def _records(entries: Iterable[_Entry]) -> dict[str, Record]:
+    found: dict[str, Record] = {}
+    for entry in entries:
+        match entry:
+            case _Begun(step, undo):
+                found.pop(step, None)
+                found[step] = Record(step, "begun", undo)
+            case _Done(step, proof) if step in found:
+                found[step] = msgspec.structs.replace(found[step], state="done", proof=proof)
+            case _Undone(step, kept) if step in found:
+                found[step] = Record(step, "undone", kept)
+            case _:
+                pass
+    return found
+
+
+def _come_to(entries: Iterable[_Entry]) -> tuple[str, bool]:
+    """Return where the swarm answers, empty if it does not, and whether the installation is being taken off."""
+    address, goes_back = "", False
+    for entry in entries:
+        match entry:
+            case _Installed(found):
+                address = found
+            case _Undone():
+                address, goes_back = "", True
+            case _Begun():
+                goes_back = False
+            case _:
+                pass
+    return address, goes_back
 
 
 def _locked(file: IO[bytes], kind: int) -> bool:
@@ -317,12 +319,3 @@ def _locked(file: IO[bytes], kind: int) -> bool:
 def _version(line: bytes) -> int:
     opened = msgspec.json.decode(line, type=dict[str, Any])
     return int(opened.get("version", 0)) if opened.get("type") == "opened" else 0
-
-
-def _sync(directory: Path) -> None:
-    """Have the names in a directory on the disk."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

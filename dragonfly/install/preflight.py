@@ -67,7 +67,7 @@ def preflight(options: Options, facts: HostFacts) -> tuple[Check, ...]:
             _system(facts),
             _size(facts),
             _ground(options, facts),
-            _standing(options, facts),
+            _conflicts(options, facts),
             _ports(options, facts),
             _network(options, facts),
         )
@@ -150,7 +150,7 @@ def _ground(options: Options, facts: HostFacts) -> Iterator[Check]:
         yield Check("kubernetes", "ok", "none here yet")
 
 
-def _standing(options: Options, facts: HostFacts) -> Iterator[Check]:
+def _conflicts(options: Options, facts: HostFacts) -> Iterator[Check]:
     for conflict in conflicts(facts.before, facts.steps, options, left_to=facts.left_to):
         yield Check(conflict.name, "error", conflict.found, conflict.remedy)
 

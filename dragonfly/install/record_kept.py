@@ -28,7 +28,7 @@ def anothers(seen: Seen, journal: Journal) -> Record | None:
     made, told_on = made_here(journal), journal.told_on()
     if not seen.text or seen.text in {made, told_on}:
         return None
-    if made is None and told_on is None and journal.standing().state != "installed":
+    if made is None and told_on is None and journal.stage().state != "installed":
         return None
     return parsed(seen.text)
 

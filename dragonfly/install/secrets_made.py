@@ -12,7 +12,7 @@ from dragonfly.install import certificates, k3s
 from dragonfly.install.certificates import BadAuthority, Pair
 from dragonfly.install.cluster import Cluster
 from dragonfly.install.detection import SECRET
-from dragonfly.install.etcd_mode import agreed, standing
+from dragonfly.install.etcd_mode import agreed, found_mode
 from dragonfly.install.execution import StepFailed
 from dragonfly.install.host import Host
 from dragonfly.install.manifests import NAME, NAMESPACE, OWN_SECRET
@@ -109,7 +109,7 @@ class Secrets:
 
     def _joined(self, action: GiveEtcd) -> Mapping[str, bytes]:
         old = self._read(action.namespace, SECRET)
-        found = standing(old, has_own_etcd=self._own_etcd.is_there())
+        found = found_mode(old, has_own_etcd=self._own_etcd.is_there())
         return {**old, **self._access(agreed(action.mode, found), action)}
 
     def _access(self, mode: str, action: GiveEtcd) -> Mapping[str, bytes]:

@@ -111,7 +111,7 @@ def _here(settings: Settings, directory: Path, env: Mapping[str, str]) -> Facts:
         has_directory=directory.is_dir(),
         namespace=settings.namespace,
         endpoints=settings.etcd_endpoints,
-        installation=Journal(directory / JOURNAL).standing() if directory.is_dir() else None,
+        installation=Journal(directory / JOURNAL).stage() if directory.is_dir() else None,
         own_kubeconfig=str(KUBECONFIG),
         usual=str(usual) if usual is not None and usual.is_file() else "",
     )

@@ -326,7 +326,7 @@ def test_a_step_that_fails_tells_what_stands_and_what_is_missing(world: World, t
 
     assert stopped.value.step.name == "image"
     assert "images.tar cannot be copied" in str(stopped.value)
-    assert [step.name for step in stopped.value.standing] == ["data", "config"]
+    assert [step.name for step in stopped.value.done] == ["data", "config"]
     assert [step.name for step in stopped.value.missing] == ["image", "unit", "k3s", "secrets"]
     assert world.told[-1].state == "failed"
     world.uninstall()

@@ -8,7 +8,7 @@ JOINED = "joined"
 """What the journal has for an address where the host is one more server of a cluster."""
 
 
-class Standing(NamedTuple):
+class Stage(NamedTuple):
     """What is so by the journal."""
 
     state: State
@@ -28,16 +28,16 @@ class Standing(NamedTuple):
         return self.state in {"begun", "leaving"} or (self.state == "installed" and (self.upgrades or bool(self.step)))
 
 
-def in_words(standing: Standing) -> str:
+def in_words(stage: Stage) -> str:
     """Return what is so, without a full stop."""
-    at = f" at step {standing.step}" if standing.step else " before its first step"
-    match standing.state:
+    at = f" at step {stage.step}" if stage.step else " before its first step"
+    match stage.state:
         case "unrecorded":
             return "no installation is recorded"
         case "unreadable":
-            return standing.reason
+            return stage.reason
         case "working":
-            return f"dragonfly is at work on it now{at if standing.step else ''}"
+            return f"dragonfly is at work on it now{at if stage.step else ''}"
         case "begun":
             return f"an installation has begun and stopped{at}"
         case "leaving":
@@ -45,20 +45,20 @@ def in_words(standing: Standing) -> str:
         case "kept":
             return "an installation was taken off, and its data is still here"
         case "installed":
-            return _installed(standing, at)
+            return _installed(stage, at)
 
 
-def _installed(standing: Standing, at: str) -> str:
-    where = "as one more server of a cluster" if standing.address == JOINED else f"answers at {standing.address}"
-    if not standing.is_half:
+def _installed(stage: Stage, at: str) -> str:
+    where = "as one more server of a cluster" if stage.address == JOINED else f"answers at {stage.address}"
+    if not stage.is_half:
         return f"installed; {where}"
-    what = "an upgrade" if standing.upgrades else "a change"
-    return f"installed; {where}; {what} has begun and stopped{at if standing.step else ''}"
+    what = "an upgrade" if stage.upgrades else "a change"
+    return f"installed; {where}; {what} has begun and stopped{at if stage.step else ''}"
 
 
-def next_steps(standing: Standing) -> str:
+def next_steps(stage: Stage) -> str:
     """Return what to do; empty where nothing is."""
-    match standing.state:
+    match stage.state:
         case "unrecorded":
             return (
                 "To install here: dragonfly install. If that directory is a leftover, remove it; for a cluster "
@@ -72,8 +72,8 @@ def next_steps(standing: Standing) -> str:
             return "Go on with that: dragonfly uninstall. Or install again: dragonfly install."
         case "kept":
             return "Install again with that data: dragonfly install. Or delete it: dragonfly uninstall --delete-data."
-        case "installed" if standing.is_half:
-            command = "upgrade" if standing.upgrades else "install"
+        case "installed" if stage.is_half:
+            command = "upgrade" if stage.upgrades else "install"
             return f"Go on with it: dragonfly {command}. Or take everything back: dragonfly uninstall."
         case _:
             return ""

@@ -11,7 +11,7 @@ import pytest
 from dragonfly.install.detection import ClusterFacts, Detection, Facts, Namespace, SecretFacts, detect
 from dragonfly.install.journal import Journal
 from dragonfly.install.options import Options
-from dragonfly.install.standing import JOINED, Standing, in_words, next_steps
+from dragonfly.install.stage import JOINED, Stage, in_words, next_steps
 from dragonfly.install.steps import RemoveTree
 from dragonfly.install.survey import JOURNAL, survey, with_own_cluster
 from dragonfly.settings import Address, Settings
@@ -72,7 +72,7 @@ def again(journal: Journal) -> None:
     journal.begun("settings", DATA)
 
 
-STANDINGS: list[tuple[Callable[[Journal], None], str, str]] = [
+STAGES: list[tuple[Callable[[Journal], None], str, str]] = [
     (asked, "an installation has begun and stopped before its first step", "dragonfly install."),
     (begun, "an installation has begun and stopped at step k3s", "dragonfly uninstall."),
     (installed, f"installed; answers at {ADDRESS}", ""),
@@ -88,7 +88,7 @@ STANDINGS: list[tuple[Callable[[Journal], None], str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("write", "words", "command"), STANDINGS)
+@pytest.mark.parametrize(("write", "words", "command"), STAGES)
 async def test_a_host_tells_how_far_its_installation_is_and_how_to_go_on(
     write: Callable[[Journal], None], words: str, command: str, tmp_path: Path
 ) -> None:
@@ -143,7 +143,7 @@ def test_what_a_half_installed_cluster_lacks_comes_with_the_rest_and_what_anothe
         directory="/var/lib/dragonfly",
         has_directory=True,
         namespace="tinkerbell",
-        installation=Standing("begun", "manifests"),
+        installation=Stage("begun", "manifests"),
         own_kubeconfig="/etc/rancher/k3s/k3s.yaml",
         cluster=ClusterFacts(place, version="v1.36.3", namespaces=(Namespace("tinkerbell", present=True),)),
         secret=SecretFacts("Secret tinkerbell/dragonfly-etcd", problem="not there"),
@@ -176,10 +176,10 @@ def test_who_is_not_root_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     begun(journal)
     monkeypatch.setattr("os.access", lambda *_: False)
 
-    standing = journal.standing()
+    stage = journal.stage()
 
-    assert in_words(standing) == f"only root may read {tmp_path / JOURNAL}/journal"
-    assert "sudo" in next_steps(standing)
+    assert in_words(stage) == f"only root may read {tmp_path / JOURNAL}/journal"
+    assert "sudo" in next_steps(stage)
 
 
 def test_the_kubeconfig_of_what_is_installed_is_used_where_none_is_said(tmp_path: Path) -> None:
@@ -196,7 +196,7 @@ def test_the_kubeconfig_of_what_is_installed_is_used_where_none_is_said(tmp_path
 
 
 def test_nothing_is_to_be_done_about_what_is_at_work() -> None:
-    assert not next_steps(Standing("working", "k3s"))
+    assert not next_steps(Stage("working", "k3s"))
 
 
 async def detected(directory: Path) -> Detection:
