@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import click
 import msgspec
@@ -64,15 +64,19 @@ def upgrade_command(*, ready_within: int, yes: bool, output: str, **given: Any) 
     """
     if os.geteuid() != 0:
         raise CliError("this changes the host: run it as root", Exit.REFUSED, "sudo dragonfly upgrade")
-    journal = Journal(JOURNAL)
+    journal, as_json = Journal(JOURNAL), output == "json"
     try:
-        before = _installed(journal)
-        said = _said(given)
-        return _upgrade(before, said, journal, ready_within=ready_within, yes=yes, as_json=output == "json")
+        hands = installed_hands(journal)
+        found = _prepared(_installed(journal), _said(given), journal, hands, ready_within=ready_within)
+        _tell_plan(found, as_json=as_json)
+        _confirm(found, yes=yes)
+        address = _upgraded(found, journal, hands, as_json=as_json)
     except BadOptions as error:
         raise CliError("these options make no sense:\n  " + "\n  ".join(error.problems), Exit.USAGE) from error
     except (Busy, UnknownJournal, UnknownRecord) as error:
         raise CliError(str(error), Exit.REFUSED) from error
+    _tell_end(found, address, hands.remark(), as_json=as_json)
+    return Exit.OK
 
 
 def _installed(journal: Journal) -> Options:
@@ -98,53 +102,96 @@ def _said(given: dict[str, Any]) -> dict[str, Any]:
     return said | {name: str(Path(said[name]).absolute()) for name in _PATHS & said.keys()}
 
 
-def _upgrade(
-    before: Options, said: dict[str, Any], journal: Journal, *, ready_within: int, yes: bool, as_json: bool
-) -> int:
+class _Upgrade(NamedTuple):
+    """What is to be done."""
+
+    plan: Plan
+    wanted: ClusterWide
+    own: Options
+    """Of this host, as it was and with what was said."""
+    former: Options
+    """Of this host before the upgrade, also before one that is gone on with."""
+    image: str
+    lacking: tuple[str, ...]
+    """The other hosts that are to be brought the image; while there are any, only this host's part is done."""
+
+    @property
+    def options(self) -> Options:
+        """What this host is when all is done."""
+        return self.wanted.options if self.own.is_first else self.own
+
+    @property
+    def alone(self) -> Options:
+        """What it is whatever becomes of the replicas: k3s, and where images come from, stay as they are made."""
+        return msgspec.structs.replace(self.former, **{name: getattr(self.own, name) for name in _HOSTS_OWN})
+
+
+def _prepared(
+    before: Options, said: dict[str, Any], journal: Journal, hands: RealHands, *, ready_within: int
+) -> _Upgrade:
+    """Look at the host and at its cluster, and return what is to be done. Nothing is changed.
+
+    Raises:
+        BadOptions: what was said makes no sense.
+        CliError: this host cannot be upgraded, or its cluster cannot.
+        UnknownRecord: a newer Dragonfly wrote the cluster's record.
+    """
     own = checked(on_top(before, said))
-    facts = host_survey.survey(own, journal)
-    checks = preflight(own, facts)
-    if bad := errors(checks):
-        tell_checks(bad, console(stderr=True))
-        raise CliError("this host cannot be upgraded yet; nothing was changed", Exit.REFUSED)
-    hands = installed_hands(journal)
+    facts = _fit(own, journal)
     seen = _looked(hands)
-    wanted = _wanted(before, said, facts, seen, journal)
-    options = wanted.options if own.is_first else own
+    wanted = _wanted(own, said, facts, seen, journal)
     image = replica_image(wanted.options)
     lacking = _others_without(hands, image) if wanted.brought else ()
+    options = wanted.options if own.is_first else own
     images = host_survey.image_files(options.airgap)
     if lacking:
         plan = own_part(options, facts, image, images=images)
     else:
         plan = plan_for(options, facts, images=images, ready_within=ready_within, cluster=wanted)
-    _tell_plan(plan, image, lacking, as_json=as_json)
-    if not yes and not is_somebody_there():
+    return _Upgrade(plan, wanted, own, _before(before, seen, journal), image, lacking)
+
+
+def _fit(own: Options, journal: Journal) -> HostFacts:
+    """Return what this host is like.
+
+    Raises:
+        CliError: it cannot be upgraded so.
+    """
+    facts = host_survey.survey(own, journal)
+    if bad := errors(preflight(own, facts)):
+        tell_checks(bad, console(stderr=True))
+        raise CliError("this host cannot be upgraded yet; nothing was changed", Exit.REFUSED)
+    return facts
+
+
+def _confirm(found: _Upgrade, *, yes: bool) -> None:
+    if yes:
+        return
+    if not is_somebody_there():
         raise CliError("nobody is at a terminal to be asked; nothing was changed", Exit.USAGE, "Say --yes.")
-    if not yes:
-        ask(_OWN_QUESTION if lacking else _QUESTION)
+    ask(_OWN_QUESTION if found.lacking else _QUESTION)
+
+
+def _upgraded(found: _Upgrade, journal: Journal, hands: RealHands, *, as_json: bool) -> str:
+    """Carry it out, note what this host is then, and return where the swarm answers, if the plan goes so far."""
     with journal.alone():
-        former = _before(before, seen, journal)
-        # k3s and where images come from stay as the upgrade makes them, whatever becomes of the replicas.
-        alone = msgspec.structs.replace(former, **{name: getattr(own, name) for name in _HOSTS_OWN})
-        journal.asked(alone if lacking else options)
-        address = _carried_out(plan, hands, journal, former, alone, wanted, as_json=as_json)
-        if not lacking:
+        begun = underway(journal)
+        if begun and not begun.is_current(found.wanted.before or ""):
+            abandon(journal)
+        journal.asked(found.alone if found.lacking else found.options)
+        address = _carried_out(found, hands, journal, as_json=as_json)
+        if not found.lacking:
             journal.installed(address or journal.address())
-    _tell_end(address, image, lacking, hands.remark(), as_json=as_json)
-    return Exit.OK
+    return address
 
 
 def _before(last: Options, seen: Seen, journal: Journal) -> Options:
     """Return the options of this host before the upgrade that is gone on with, if one is; else the last ones."""
     begun = underway(journal)
-    if begun and not begun.is_current(seen.text or ""):
-        abandon(journal)
-        return last
-    return begun.asked if begun and begun.asked else last
+    return begun.asked if begun and begun.asked and begun.is_current(seen.text or "") else last
 
 
-def _wanted(before: Options, said: dict[str, Any], facts: HostFacts, seen: Seen, journal: Journal) -> ClusterWide:
+def _wanted(own: Options, said: dict[str, Any], facts: HostFacts, seen: Seen, journal: Journal) -> ClusterWide:
     """Return what is to be so in the cluster: as it is recorded there, and what was said.
 
     Raises:
@@ -153,7 +200,6 @@ def _wanted(before: Options, said: dict[str, Any], facts: HostFacts, seen: Seen,
         UnknownRecord: a newer Dragonfly wrote it.
     """
     here = Server(facts.hostname, facts.address)
-    own = on_top(before, said)
     begun = underway(journal)
     goes_on = begun is not None and begun.is_current(seen.text or "")
     text = begun.target if begun and goes_on and begun.target else seen.text
@@ -181,25 +227,17 @@ def _without_record(here: Server) -> str:
     )
 
 
-def _carried_out(  # noqa: PLR0917 - one call
-    plan: Plan,
-    hands: RealHands,
-    journal: Journal,
-    former: Options,
-    alone: Options,
-    wanted: ClusterWide,
-    *,
-    as_json: bool,
-) -> str:
+def _carried_out(found: _Upgrade, hands: RealHands, journal: Journal, *, as_json: bool) -> str:
     """Return where the swarm answers, if the plan goes so far."""
+    before, target = found.wanted.before or "", found.wanted.record
     try:
         with Teller(console(), as_json=as_json) as teller:
-            return upgrade(plan, hands, hands, journal, teller, wanted.before or "", wanted.record, former)
+            return upgrade(found.plan, hands, hands, journal, teller, before, target, found.former)
     except WentBack as error:
-        journal.asked(alone)
+        journal.asked(found.alone)
         raise CliError(f"the former version serves again: {error}", Exit.FAILED) from error
     except Overtaken as error:
-        journal.asked(alone)
+        journal.asked(found.alone)
         raise CliError(
             f"{error}\nAnother server has changed the installation meanwhile, so nothing was put back",
             Exit.FAILED,
@@ -212,18 +250,19 @@ def _carried_out(  # noqa: PLR0917 - one call
         raise CliError(f"the way back failed: {error}", Exit.FAILED, error.remedy) from error
 
 
-def _tell_plan(plan: Plan, image: str, lacking: tuple[str, ...], *, as_json: bool) -> None:
+def _tell_plan(found: _Upgrade, *, as_json: bool) -> None:
     if as_json:
-        write_json(plan_event(plan))
+        write_json(plan_event(found.plan))
         return
     out = console()
-    if lacking:
-        hosts = ", ".join(lacking)
-        out.print(f"The image {image} is not yet on {hosts}, so this is for this host alone:", soft_wrap=True)
-    tell_plan(plan, out)
+    if found.lacking:
+        hosts = ", ".join(found.lacking)
+        out.print(f"The image {found.image} is not yet on {hosts}, so this is for this host alone:", soft_wrap=True)
+    tell_plan(found.plan, out)
 
 
-def _tell_end(address: str, image: str, lacking: tuple[str, ...], remark: str, *, as_json: bool) -> None:
+def _tell_end(found: _Upgrade, address: str, remark: str, *, as_json: bool) -> None:
+    image, lacking = found.image, found.lacking
     if lacking and as_json:
         write_json({"event": "prepared", "image": image, "lacking": lacking})
     elif lacking:

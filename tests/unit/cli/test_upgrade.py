@@ -233,6 +233,18 @@ def test_an_upgrade_that_stopped_gives_way_to_one_that_another_server_has_made_s
     assert parsed(here.hands.kept) == anothers
 
 
+def test_what_it_goes_back_to_is_kept_until_somebody_has_said_yes(here: Here) -> None:
+    assert run(["install", *IMAGE, "--yes"]) == Exit.OK
+    here.hands.fails_at = KeepRecord
+    assert run(["upgrade", "--image", "x/y:2", "--yes"]) == Exit.FAILED
+    kept = here.journal.former.read_bytes()
+    here.hands.kept = written(msgspec.structs.replace(parsed(here.hands.kept), site="fra9"))
+
+    assert run(["upgrade", "--image", "x/y:2"]) == Exit.USAGE
+
+    assert here.journal.former.read_bytes() == kept
+
+
 def test_the_founder_takes_up_what_another_server_made_of_the_cluster(here: Here) -> None:
     assert run(["install", *IMAGE, "--yes"]) == Exit.OK
     newer = msgspec.structs.replace(parsed(here.hands.kept), image="x/y:2")
