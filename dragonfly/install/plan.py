@@ -284,9 +284,11 @@ def _etcd(options: Options, facts: HostFacts) -> Iterator[Step]:
             JoinEtcd(facts.hostname, facts.address),
         )
     external = options.external
+    # Until it is a node a host has nothing that it should ask the cluster with (docs/install.md, More servers).
+    agrees = f", if the cluster's is {options.etcd} as was said; else stop here, as a node" if options.etcd else ""
     yield Step(
         "etcd",
-        "Tell the replicas where etcd is",
+        f"Tell the replicas where etcd is{'' if options.is_first else agrees}",
         "Secret dragonfly-etcd names every member, and who may read it can join the swarm",
         "leave it with the data of the cluster",
         GiveEtcd(

@@ -107,6 +107,17 @@ def test_a_host_that_joins_tells_the_replicas_of_its_member_and_waits_until_they
     assert "cluster-init" not in said
 
 
+def test_who_joins_and_says_whose_etcd_it_is_sees_when_that_may_end_it() -> None:
+    joining = Options(etcd="dedicated", join="10.0.0.2", token_file="/token")
+
+    assert step(plan(joining, FACTS), "etcd").title == (
+        "Tell the replicas where etcd is, if the cluster's is dedicated as was said; else stop here, as a node"
+    )
+    unsaid = msgspec.structs.replace(joining, etcd="")
+    for options in (unsaid, Options(etcd="dedicated")):
+        assert step(plan(options, FACTS), "etcd").title == "Tell the replicas where etcd is"
+
+
 def test_the_cluster_keeps_what_its_founder_was_told() -> None:
     action = step(plan(Options(floating_ip="10.0.0.50", site="fra1"), FACTS), "record").action
 
