@@ -22,7 +22,6 @@ from dragonfly.sandbox import toolchain
 from dragonfly.sandbox.process import Program, Service
 from tests.chaos.netns import Node
 from tests.e2e.install.bundled import script
-from tests.e2e.waiting import eventually
 from tests.node.place import Place
 
 _HERE: Final = Path(__file__).parent
@@ -86,6 +85,11 @@ class BareHost:
         """Its files, as the test sees them."""
         return self.place.root
 
+    @property
+    def lockstep_log(self) -> Path:
+        """What command lines that were run to a moment have said beside their events."""
+        return self._directory / f"{self.name}-lockstep.log"
+
     def dragonfly(self, *arguments: str) -> Done:
         """Run the command line on the host."""
         return self.run(sys.executable, "-m", "dragonfly", *arguments)
@@ -101,11 +105,15 @@ class BareHost:
         self.place.fail()
 
     def killed_at(
-        self, is_it: Callable[[Moment], bool], *arguments: str, look: Callable[[Moment], None] = lambda _: None
+        self,
+        is_it: Callable[[Moment], bool],
+        *arguments: str,
+        look: Callable[[Moment], None] = lambda _: None,
+        code: int = 0,
     ) -> Moment | None:
         """Run the command line to the first moment that is one, look around, and kill -9 it there.
 
-        None if it came to its end, which must be a good one.
+        None if it came to its end, which must be a good one, or with this code.
         """
         with self._in_lockstep(*arguments) as child:
             assert child.stdin is not None
@@ -122,7 +130,7 @@ class BareHost:
                     return moment
                 child.stdin.write("go on\n")
                 child.stdin.flush()
-            assert child.wait() == 0, f"it ended with {child.returncode}: {arguments}"
+            assert child.wait() == code, f"it ended with {child.returncode}: {arguments}"
         return None
 
     @contextmanager
@@ -130,7 +138,7 @@ class BareHost:
         """A process that waits at each moment, killed with its children at the block's end if it still runs."""
         command = (sys.executable, "-m", "tests.e2e.install.lockstep", *arguments)
         with (
-            (self._directory / f"{self.name}-lockstep.log").open("ab") as log,
+            self.lockstep_log.open("ab") as log,
             subprocess.Popen(
                 self._inside(*command),
                 stdin=subprocess.PIPE,
@@ -173,16 +181,8 @@ class BareHost:
         return self.run(*kubectl, "--namespace", "dragonfly", *arguments)
 
     def objects(self, *query: str) -> Any:
-        """What `kubectl get` finds in the swarm's namespace, as this host's API server has it.
-
-        Its etcd may be electing a leader while hosts come and go: it is asked again, unless it finds nothing there.
-        """
-
-        def answered() -> list[Done]:
-            done = self.kubectl("get", *query, "--output", "json")
-            return [done] if done.code == 0 or "NotFound" in done.err else []
-
-        (done,) = eventually(f"{self.name} answers: get {' '.join(query)}", answered, within=60, every=1)
+        """What `kubectl get` finds in the swarm's namespace, as this host's API server has it."""
+        done = self.kubectl("get", *query, "--output", "json")
         assert done.code == 0, done.err
         return json.loads(done.out)
 
