@@ -14,7 +14,7 @@ from dragonfly.install.steps import Gone
 from dragonfly.kube.channel import Limits
 from dragonfly.kube.connection import Connection
 from dragonfly.kube.credentials import Kubeconfig
-from dragonfly.kube.errors import KubeError, NotFound, Unreachable
+from dragonfly.kube.errors import KubeError, NotFound, ServerFailed, Throttled, Unreachable
 from dragonfly.kube.resources import DEPLOYMENT, NODE, POD, SERVICE, Object, Ref, Resource, ref_of
 
 Say = Callable[[str], None]
@@ -29,7 +29,7 @@ _ON_ITS_WAY: Final = {"", "ContainerCreating", "PodInitializing"}
 
 
 class ApiSilent(StepFailed):
-    """The API server does not answer right now; nothing is wrong with what was asked."""
+    """The API server does not answer right now, or not with what was asked for; nothing is wrong with that."""
 
 
 class Cluster:
@@ -150,7 +150,7 @@ class Cluster:
             except NotFound:
                 return False
             except KubeError as error:
-                raise _failed(f"{ref} cannot be changed", error) from error
+                raise failed(f"{ref} cannot be changed", error) from error
             return True
 
         return asyncio.run(patched())
@@ -262,7 +262,7 @@ class Cluster:
                     selector = ",".join(f"{key}={value}" for key, value in labels.items())
                     found = await kube.list(resource, namespace, label_selector=selector)
             except KubeError as error:
-                raise _failed(f"{resource.plural} cannot be listed", error) from error
+                raise failed(f"{resource.plural} cannot be listed", error) from error
             return sorted(found.items, key=lambda obj: str(obj["metadata"]["name"]))
 
         return asyncio.run(listed())
@@ -330,8 +330,9 @@ def _ref(gone: Gone) -> Ref:
     )
 
 
-def _failed(what: str, error: KubeError) -> StepFailed:
-    kind = ApiSilent if isinstance(error, Unreachable) else StepFailed
+def failed(what: str, error: KubeError) -> StepFailed:
+    """Return what a step says of a call to the API server that failed."""
+    kind = ApiSilent if isinstance(error, Unreachable | Throttled | ServerFailed) else StepFailed
     return kind(f"{what}: {error.message}")
 
 
@@ -341,7 +342,7 @@ async def _read(kube: Connection, ref: Ref) -> Object | None:
     except NotFound:
         return None
     except KubeError as error:
-        raise _failed(f"{ref} cannot be read", error) from error
+        raise failed(f"{ref} cannot be read", error) from error
 
 
 async def _is_there(kube: Connection, ref: Ref) -> bool:

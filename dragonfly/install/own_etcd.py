@@ -5,10 +5,12 @@
 
 import datetime as dt
 import functools
+import ipaddress
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
+from urllib.parse import urlsplit
 
 from dragonfly.install import certificates
 from dragonfly.install.certificates import BadAuthority, Pair
@@ -193,6 +195,12 @@ class OwnEtcd:
             StepFailed: the others cannot do without it.
         """
         try:
+            return self._left(host, tell)
+        except ApiSilent as error:
+            return str(error)
+
+    def _left(self, host: str, tell: Callable[[tuple[str, ...]], None]) -> str:
+        try:
             address, members, place = self._seen_of(host)
             if problem := leaving_problem(members, place):
                 raise StepFailed(f"the member of the swarm's own etcd on this host cannot be taken out: {problem}")
@@ -268,8 +276,7 @@ class OwnEtcd:
             case SetAside():
                 return f"what a former member left in {_DATA} is not used again, and kept in {self._set_aside()}"
             case Add(peer):
-                self._authority()  # a member that can have no certificate is not to be added
-                self._ask(address, lambda etcd: etcd.add_learner(peer))
+                self._ask(address, lambda etcd: self._add(etcd, peer))
                 return "a member is added on this host, and gets its vote when it has caught up"
             case Tell():
                 self._tell(host, address, say)
@@ -286,6 +293,11 @@ class OwnEtcd:
             case Wait(problem):
                 return problem
 
+    def _add(self, etcd: Membership, peer: str) -> None:
+        """Add a member, if it can have a certificate: else it would be a learner that keeps others from joining."""
+        self._certificate({*addresses(etcd.members()), urlsplit(peer).hostname or ""})
+        etcd.add_learner(peer)
+
     def _tell(self, host: str, address: str, say: Say) -> None:
         access = self._access()
         members, place = self._seen(access, host, address)
@@ -296,9 +308,15 @@ class OwnEtcd:
         self._cluster.apply([secret(ETCD_NAMESPACE, _SECRET, told)], say)
 
     def _certificate(self, wanted: Collection[str]) -> Pair:
+        if names := sorted(filter(_is_name, wanted)):
+            raise StepFailed(
+                f"members of the swarm's own etcd are known by name: {', '.join(names)}; the certificates that are "
+                "made here are for addresses",
+                f"Give those members peer URLs with addresses (etcdctl member update). {_BY_HAND}",
+            )
         try:
             return certificates.member(self._authority(), wanted, self._now())
-        except (BadAuthority, ValueError) as error:  # members made by hand may have names for addresses
+        except BadAuthority as error:
             raise StepFailed(f"Secret {ETCD_NAMESPACE}/{_AUTHORITY}: {error}") from error
 
     def _check_alone(self, action: FoundEtcd) -> None:
@@ -385,6 +403,14 @@ def _asked(what: Callable[[], T]) -> T:
         raise _Silent(f"the swarm's own etcd does not do it now: {error}") from error
     except StoreError as error:
         raise _Failed(f"the swarm's own etcd: {error}") from error
+
+
+def _is_name(address: str) -> bool:
+    try:
+        ipaddress.ip_address(address)
+    except ValueError:
+        return True
+    return False
 
 
 def _has_grown(access: Mapping[str, bytes]) -> bool:

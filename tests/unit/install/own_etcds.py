@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from dragonfly.install import certificates
-from dragonfly.install.cluster import Cluster
+from dragonfly.install.cluster import ApiSilent, Cluster
 from dragonfly.install.host import Host
 from dragonfly.install.own_etcd import OwnEtcd
 from dragonfly.install.secrets_made import Secrets
@@ -128,6 +128,8 @@ class World(Cluster):
         self.moments = 0
         self.dies_at = 0
         """The moment at which whoever acts is killed; the odd ones before an effect, the even ones after it."""
+        self.silent = 0
+        """How often the API server does not tell of nodes."""
 
     @property
     def is_known(self) -> bool:
@@ -206,6 +208,9 @@ class World(Cluster):
         return len(self.addresses)
 
     def hosts(self) -> Mapping[str, str]:
+        if self.silent:
+            self.silent -= 1
+            raise ApiSilent("nodes cannot be read: the API server is busy")
         return dict(self.addresses)
 
     def pods(self, namespace: str, labels: Mapping[str, str], host: str) -> list[Object]:

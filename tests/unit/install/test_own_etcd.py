@@ -7,9 +7,10 @@ from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from dragonfly.install.cluster import ApiSilent
+from dragonfly.install.cluster import ApiSilent, failed
 from dragonfly.install.execution import StepFailed
 from dragonfly.install.own_members import (
     Add,
@@ -28,6 +29,7 @@ from dragonfly.install.own_members import (
     tolerance,
 )
 from dragonfly.install.steps import JoinEtcd
+from dragonfly.kube.errors import Forbidden, KubeError, ServerFailed, Throttled, Unreachable
 from dragonfly.store.members import Member
 from tests.unit.install.own_etcds import ACCESS, AUTHORITY, OWN, Killed, Server, World
 
@@ -451,6 +453,45 @@ def test_a_hand_made_etcd_without_the_authoritys_key_is_told_so(world: World) ->
 
     assert "by hand" in failed.value.remedy
     assert len(world.etcd.members) == 1, "it would be a learner that keeps others from joining"
+
+
+def test_a_member_that_is_known_by_name_is_told_before_another_is_added(world: World) -> None:
+    servers = founded(world)
+    ((member, found),) = world.etcd.members.items()
+    world.etcd.members[member] = msgspec.structs.replace(found, peers=("https://etcd-1.example:12380",))
+
+    servers[2] = Server(world, 2)
+    with pytest.raises(StepFailed, match=r"known by name: etcd-1\.example; ") as failed:
+        servers[2].join()
+
+    assert "etcdctl member update" in failed.value.remedy
+    assert len(world.etcd.members) == 1, "it would be a learner that keeps others from joining"
+
+
+def test_who_leaves_waits_for_an_api_server_that_is_away(world: World) -> None:
+    servers = founded(world, 2, 3)
+
+    world.silent = 100
+    assert servers[2].leave() == "nodes cannot be read: the API server is busy"
+    assert len(world.etcd.voters()) == 3
+    world.silent = 1
+    said = [servers[2].leave(), servers[2].leave()]
+
+    assert said == ["nodes cannot be read: the API server is busy", ""]
+    assert len(world.etcd.voters()) == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (Unreachable("refused", maybe_done=False), ApiSilent),
+        (Throttled("too many requests", retry_after=1.0, status=429), ApiSilent),
+        (ServerFailed("etcdserver: no leader", maybe_done=True, status=500), ApiSilent),
+        (Forbidden("nodes is forbidden", status=403), StepFailed),
+    ],
+)
+def test_an_api_server_that_cannot_just_now_is_told_from_one_that_will_not(error: KubeError, kind: type) -> None:
+    assert type(failed("nodes cannot be read", error)) is kind
 
 
 def test_an_etcd_that_does_not_answer_is_waited_for_and_told(world: World) -> None:
