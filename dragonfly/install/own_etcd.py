@@ -5,15 +5,12 @@
 
 import datetime as dt
 import functools
-import ipaddress
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 from urllib.parse import urlsplit
 
-from dragonfly.install import certificates
-from dragonfly.install.certificates import BadAuthority, Pair
 from dragonfly.install.cluster import ApiSilent, Cluster, Say, pods_trouble
 from dragonfly.install.detection import SECRET
 from dragonfly.install.execution import StepFailed
@@ -41,8 +38,9 @@ from dragonfly.install.own_members import (
     tolerance,
     voters,
 )
+from dragonfly.install.own_secrets import ACCESS, BY_HAND, OwnSecrets, has_grown
 from dragonfly.install.secret import in_memory
-from dragonfly.install.secret_data import read, secret
+from dragonfly.install.secret_data import read
 from dragonfly.install.steps import FoundEtcd, JoinEtcd
 from dragonfly.kube.resources import DAEMON_SET, NODE, Ref
 from dragonfly.store.errors import Rejected, StoreError, Unavailable
@@ -52,13 +50,8 @@ from dragonfly.store.settings import EtcdSettings
 T = TypeVar("T")
 
 DAEMONS: Final = Ref(DAEMON_SET, ETCD_NAMESPACE, "etcd")
-_SECRET: Final = "etcd"  # noqa: S105 - its name
-_AUTHORITY: Final = "etcd-authority"  # its Secret
 _PODS: Final = {"app.kubernetes.io/name": "dragonfly-etcd"}
-_GROWN: Final = b"existing"
-"""The state of an etcd that others have joined, or may have."""
 _DATA: Final = f"{ETCD_DIRECTORY}/data"
-_BY_HAND: Final = "docs/kubernetes.md, An etcd of its own, says how to do it by hand."
 
 
 class Membership(Protocol):
@@ -84,7 +77,7 @@ class OwnEtcd:
     ) -> None:
         self._host = host
         self._cluster = cluster
-        self._now = now
+        self._secrets = OwnSecrets(cluster, now)
         self._opened = opened or _opened
 
     def is_there(self) -> bool:
@@ -96,8 +89,8 @@ class OwnEtcd:
         return self._cluster.get(DAEMONS) is not None
 
     def has_found(self, action: FoundEtcd) -> bool:
-        access = self._access()
-        if _has_grown(access):
+        access = self._secrets.access()
+        if has_grown(access):
             return self._next(action.hostname, action.address) is None
         return bool(access) and self._is_labelled(action.hostname)
 
@@ -107,25 +100,13 @@ class OwnEtcd:
         Raises:
             StepFailed: the API server refuses it, or there are other members, which would know neither.
         """
-        access = self._access()
-        if _has_grown(access):
+        access = self._secrets.access()
+        if has_grown(access):
             return  # to have its member again, the founder joins as all others do
         if not access:
             self._check_alone(action)
-            now = self._now()
-            authority = self._kept_authority() or certificates.authority("dragonfly-etcd", now)
-            pair = certificates.member(authority, (action.address,), now)
-            access = {
-                "ca": authority.certificate,
-                "cert": pair.certificate,
-                "key": pair.key,
-                "initial-cluster": f"{action.hostname}=https://{action.address}:{PEER_PORT}".encode(),
-                "initial-cluster-state": b"new",
-            }
-            kept = {"ca": authority.certificate, "key": authority.key}
-            self._cluster.apply(
-                [secret(ETCD_NAMESPACE, _AUTHORITY, kept), secret(ETCD_NAMESPACE, _SECRET, access)], say
-            )
+            first = f"{action.hostname}=https://{action.address}:{PEER_PORT}"
+            self._secrets.found(first, action.address, say)
         self._label(action.hostname, MEMBER)
 
     def has_joined(self, action: JoinEtcd) -> bool:
@@ -142,7 +123,7 @@ class OwnEtcd:
         Raises:
             StepFailed: the move can't be made.
         """
-        if not self.is_there() or (isinstance(action, FoundEtcd) and not _has_grown(self._access())):
+        if not self.is_there() or (isinstance(action, FoundEtcd) and not has_grown(self._secrets.access())):
             return ""
         try:
             move = self._next(action.hostname, action.address)
@@ -160,10 +141,10 @@ class OwnEtcd:
         Raises:
             StepFailed: it does not tell.
         """
-        access = self._access()
+        access = self._secrets.access()
         if not access:
-            raise StepFailed(f"Secret {ETCD_NAMESPACE}/{_SECRET} is not there", "dragonfly install makes it again.")
-        if not _has_grown(access):
+            raise StepFailed(f"Secret {ETCD_NAMESPACE}/{ACCESS} is not there", "dragonfly install makes it again.")
+        if not has_grown(access):
             labelled = self._cluster.labelled_addresses(MEMBER_LABEL, MEMBER) or (address,)
             return tuple(map(_client, labelled))
         with self._open(access, ()) as etcd:
@@ -171,7 +152,7 @@ class OwnEtcd:
 
     def access(self) -> Mapping[str, bytes]:
         """Return the certificates by which a client gets in."""
-        return {key: value for key, value in self._access().items() if key in {"ca", "cert", "key"}}
+        return {key: value for key, value in self._secrets.access().items() if key in {"ca", "cert", "key"}}
 
     def leaving_problem(self, host: str) -> str:
         """Return why it cannot do without the member of a host, or cannot be asked; empty if it can.
@@ -219,21 +200,21 @@ class OwnEtcd:
         try:
             if not self._cluster.is_known or not self.is_there():
                 return ""
-            with self._open(self._access(), ()) as etcd:
+            with self._open(self._secrets.access(), ()) as etcd:
                 return tolerance(len(voters(_asked(etcd.members))))
         except StepFailed:
             return ""
 
     def _next(self, host: str, address: str) -> Move | None:
-        access = self._access()
+        access = self._secrets.access()
         if not access:
-            raise StepFailed(f"Secret {ETCD_NAMESPACE}/{_SECRET} is not there", _BY_HAND)
+            raise StepFailed(f"Secret {ETCD_NAMESPACE}/{ACCESS} is not there", BY_HAND)
         members, place = self._seen(access, host, address)
         return joining(members, place)
 
     def _seen_of(self, host: str) -> tuple[str, tuple[Member, ...], Place]:
         address = self._cluster.hosts().get(host, "")
-        return (address, *self._seen(self._access(), host, address))
+        return (address, *self._seen(self._secrets.access(), host, address))
 
     def _seen(self, access: Mapping[str, bytes], host: str, address: str) -> tuple[tuple[Member, ...], Place]:
         """Look at everything that decides; others are asked, for what is here may be no member yet."""
@@ -254,18 +235,8 @@ class OwnEtcd:
             nodes=self._cluster.hosts(),
             answering=answering,
         )
-        wanted = self._wanted(members, place)
-        return members, place._replace(is_told=wanted.items() <= access.items() and self._covers(access, members))
-
-    def _wanted(self, members: Collection[Member], place: Place) -> Mapping[str, bytes]:
-        """Return what the Secret has to say for a member to start on this host, besides certificates."""
-        told = initial_cluster(members, place, self._cluster.hosts())
-        return {"initial-cluster": told.encode(), "initial-cluster-state": _GROWN}
-
-    def _covers(self, access: Mapping[str, bytes], members: Collection[Member]) -> bool:
-        """Whether the certificate is good for the addresses of all members."""
-        is_good = certificates.is_good(access["cert"], access["ca"], self._now())
-        return is_good and certificates.addresses(access["cert"]) >= set(addresses(members))
+        others = initial_cluster(members, place)
+        return members, place._replace(is_told=self._secrets.is_told(access, others, addresses(members)))
 
     def _made(self, move: Move, host: str, address: str, say: Say) -> str:
         """Make a move, and return what is so by it."""
@@ -279,7 +250,8 @@ class OwnEtcd:
                 self._ask(address, lambda etcd: self._add(etcd, peer))
                 return "a member is added on this host, and gets its vote when it has caught up"
             case Tell():
-                self._tell(host, address, say)
+                members, place = self._seen(self._secrets.access(), host, address)
+                self._secrets.tell(initial_cluster(members, place), addresses(members), say)
                 return "its certificate and the other members are told"
             case Label():
                 self._label(host, MEMBER)
@@ -295,52 +267,18 @@ class OwnEtcd:
 
     def _add(self, etcd: Membership, peer: str) -> None:
         """Add a member, if it can have a certificate: else it would be a learner that keeps others from joining."""
-        self._certificate({*addresses(etcd.members()), urlsplit(peer).hostname or ""})
+        self._secrets.certificate({*addresses(etcd.members()), urlsplit(peer).hostname or ""})
         etcd.add_learner(peer)
-
-    def _tell(self, host: str, address: str, say: Say) -> None:
-        access = self._access()
-        members, place = self._seen(access, host, address)
-        told = {**access, **self._wanted(members, place)}
-        if not self._covers(access, members):
-            pair = self._certificate(addresses(members))
-            told |= {"cert": pair.certificate, "key": pair.key}
-        self._cluster.apply([secret(ETCD_NAMESPACE, _SECRET, told)], say)
-
-    def _certificate(self, wanted: Collection[str]) -> Pair:
-        if names := sorted(filter(_is_name, wanted)):
-            raise StepFailed(
-                f"members of the swarm's own etcd are known by name: {', '.join(names)}; the certificates that are "
-                "made here are for addresses",
-                f"Give those members peer URLs with addresses (etcdctl member update). {_BY_HAND}",
-            )
-        try:
-            return certificates.member(self._authority(), wanted, self._now())
-        except BadAuthority as error:
-            raise StepFailed(f"Secret {ETCD_NAMESPACE}/{_AUTHORITY}: {error}") from error
 
     def _check_alone(self, action: FoundEtcd) -> None:
         others = set(self._told()) - {_client(action.address)}
         others |= set(self._cluster.labelled_names(MEMBER_LABEL, MEMBER)) - {action.hostname}
         if others:
             raise StepFailed(
-                f"Secret {ETCD_NAMESPACE}/{_SECRET} is not there, and the swarm's own etcd has other members: "
+                f"Secret {ETCD_NAMESPACE}/{ACCESS} is not there, and the swarm's own etcd has other members: "
                 f"{', '.join(sorted(others))}",
-                f"Put the Secret back from a backup of the cluster. {_BY_HAND}",
+                f"Put the Secret back from a backup of the cluster. {BY_HAND}",
             )
-
-    def _kept_authority(self) -> Pair | None:
-        kept = read(self._cluster, ETCD_NAMESPACE, _AUTHORITY)
-        return Pair(kept["ca"], kept["key"]) if {"ca", "key"} <= kept.keys() else None
-
-    def _authority(self) -> Pair:
-        kept = self._kept_authority()
-        if kept is None:
-            raise StepFailed(
-                f"Secret {ETCD_NAMESPACE}/{_AUTHORITY} is not there, whose key signs the members' certificate",
-                f"Put it back, or make the member by hand: {_BY_HAND}",
-            )
-        return kept
 
     def _set_aside(self) -> str:
         numbers = (f"{ETCD_DIRECTORY}/former-{number}" for number in range(1, 10_000))
@@ -360,16 +298,13 @@ class OwnEtcd:
         trouble = pods_trouble(self._cluster.pods(ETCD_NAMESPACE, _PODS, host))
         return f"; {trouble}" if trouble else ""
 
-    def _access(self) -> Mapping[str, bytes]:
-        return read(self._cluster, ETCD_NAMESPACE, _SECRET)
-
     def _told(self) -> list[str]:
         """Return where the replicas are told that it is."""
         told = read(self._cluster, NAMESPACE, SECRET).get("endpoints", b"").decode().split(",")
         return [url for url in told if url]
 
     def _ask(self, address: str, what: Callable[[Membership], None]) -> None:
-        with self._open(self._access(), (_client(address),)) as etcd:
+        with self._open(self._secrets.access(), (_client(address),)) as etcd:
             _asked(functools.partial(what, etcd))
 
     @contextmanager
@@ -403,18 +338,6 @@ def _asked(what: Callable[[], T]) -> T:
         raise _Silent(f"the swarm's own etcd does not do it now: {error}") from error
     except StoreError as error:
         raise _Failed(f"the swarm's own etcd: {error}") from error
-
-
-def _is_name(address: str) -> bool:
-    try:
-        ipaddress.ip_address(address)
-    except ValueError:
-        return True
-    return False
-
-
-def _has_grown(access: Mapping[str, bytes]) -> bool:
-    return access.get("initial-cluster-state") == _GROWN
 
 
 def _client(address: str) -> str:

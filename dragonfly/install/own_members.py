@@ -139,13 +139,9 @@ def endpoints(members: Collection[Member]) -> tuple[str, ...]:
     return tuple(url for one in voters(members) for url in one.clients)
 
 
-def initial_cluster(members: Collection[Member], place: Place, nodes: Mapping[str, str]) -> str:
-    """Return all members as the one here wants to be told of them when it starts for the first time.
-
-    Args:
-        nodes: the names of the cluster's nodes, with their addresses.
-    """
-    names = {f"https://{address}:{PEER_PORT}": name for name, address in nodes.items()} | {place.peer: place.host}
+def initial_cluster(members: Collection[Member], place: Place) -> str:
+    """Return all members as the one here wants to be told of them when it starts for the first time."""
+    names = {f"https://{address}:{PEER_PORT}": name for name, address in place.nodes.items()} | {place.peer: place.host}
     told = [(one.name or names.get(url, f"member-{one.id:x}"), url) for one in members for url in one.peers]
     return ",".join(f"{name}={url}" for name, url in sorted(told))
 
