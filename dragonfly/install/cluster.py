@@ -286,8 +286,21 @@ class Cluster:
             found = self.get(Ref(SERVICE, namespace, name))
         except StepFailed:
             return ""
-        ingress = (found or {}).get("status", {}).get("loadBalancer", {}).get("ingress") or [{}]
+        ingress = _ingress(found or {}) or [{}]
         return str(ingress[0].get("ip") or ingress[0].get("hostname") or "")
+
+    def balanced(self) -> frozenset[str]:
+        """Return the addresses of all load balancers of the cluster.
+
+        Raises:
+            StepFailed: the API server does not answer.
+        """
+        services = self._list(SERVICE, "", {})
+        return frozenset(one["ip"] for service in services for one in _ingress(service) if "ip" in one)
+
+
+def _ingress(service: Object) -> list[Object]:
+    return list(service.get("status", {}).get("loadBalancer", {}).get("ingress") or [])
 
 
 def rollout_problem(deployment: Object) -> str:

@@ -11,6 +11,7 @@ from typing import Final, TypeVar
 
 from dragonfly.install import k3s
 from dragonfly.install.carriers import ETCD_ROLE, Carriers
+from dragonfly.install.claim import claim
 from dragonfly.install.cluster import Cluster, Say
 from dragonfly.install.detection import SECRET as ETCD_SECRET
 from dragonfly.install.execution import StepFailed
@@ -186,7 +187,7 @@ class RealHands:
                 host.import_images(archive)
                 return host.sum(archive)
             case ClaimAddresses(interface, addresses):
-                return self._claimed(interface, addresses)
+                return claim(self._neighbours, self._cluster, interface, addresses)
             case _:
                 return self._carry_out_there(action, say)
         return ""
@@ -345,12 +346,6 @@ class RealHands:
         except StepFailed as error:
             return str(error)
         return f"node {hostname} tells of no image {image} yet" if lacks else ""
-
-    def _claimed(self, interface: str, addresses: tuple[str, ...]) -> str:
-        taken = self._neighbours.holders(interface, addresses)
-        if taken:
-            raise StepFailed(f"{', '.join(taken)} is somebody's", "Take addresses that are nobody's.")
-        return ",".join(addresses)
 
     def _digest(self, files: tuple[str, ...]) -> str:
         sums = "\n".join(f"{self._host.sum(place)} {place}" for place in files)

@@ -25,6 +25,8 @@ _LEAST_MEMORY: Final = 3 * GIB
 """k3s's server with etcd, Tinkerbell and three replicas take 2 GiB between them when idle."""
 _GOOD_MEMORY: Final = 7 * GIB
 _LEAST_DISK: Final = 10 * GIB
+_LAST_DISK: Final = 2 * GIB
+"""What an installation that has begun needs to go on: room for an image, its copy, and what etcd writes."""
 _MOST_SKEW: Final = 5.0
 _CGROUPS: Final = ("cpu", "cpuset", "memory", "pids")
 
@@ -99,24 +101,30 @@ def _system(facts: HostFacts) -> Iterator[Check]:
 
 
 def _size(facts: HostFacts) -> Iterator[Check]:
-    yield _verdict(
-        "CPUs",
-        facts.cpus >= _LEAST_CPUS,
-        f"{facts.cpus}",
-        f"{facts.cpus}",
-        f"Give this host {_LEAST_CPUS} CPUs or more.",
-    )
-    memory = f"{facts.memory / GIB:.1f} GiB"
+    """What is there may be less than at first, and is what an installation that has begun goes on with."""
+    lacking: Level = "warning" if facts.is_started else "error"
+    cpus, memory = f"{facts.cpus}", f"{facts.memory / GIB:.1f} GiB"
+    if facts.cpus < _LEAST_CPUS:
+        yield Check("CPUs", lacking, cpus, f"Give this host {_LEAST_CPUS} CPUs or more.")
+    else:
+        yield Check("CPUs", "ok", cpus)
     if facts.memory < _LEAST_MEMORY:
-        yield Check("memory", "error", memory, "Give this host 4 GiB or more; 8 GiB are comfortable.")
+        yield Check("memory", lacking, memory, "Give this host 4 GiB or more; 8 GiB are comfortable.")
     elif facts.memory < _GOOD_MEMORY:
         yield Check("memory", "warning", memory, "Enough for some hundred machines; give this host 8 GiB for more.")
     else:
         yield Check("memory", "ok", memory)
-    disk = f"{facts.free_disk / GIB:.1f} GiB free"
-    yield _verdict(
-        "disk", facts.free_disk >= _LEAST_DISK, disk, disk, "Free 10 GiB or more where /var/lib/rancher is or will be."
-    )
+    yield _disk(facts)
+
+
+def _disk(facts: HostFacts) -> Check:
+    found = f"{facts.free_disk / GIB:.1f} GiB free"
+    if facts.free_disk >= _LEAST_DISK:
+        return Check("disk", "ok", found)
+    if facts.is_started and facts.free_disk >= _LAST_DISK:
+        return Check("disk", "warning", found, "Free some where /var/lib/rancher is, before images and etcd fill it.")
+    least = _LAST_DISK if facts.is_started else _LEAST_DISK
+    return Check("disk", "error", found, f"Free {least // GIB} GiB or more where /var/lib/rancher is or will be.")
 
 
 def _ground(options: Options, facts: HostFacts) -> Iterator[Check]:
@@ -242,12 +250,26 @@ def _addresses(options: Options, facts: HostFacts) -> Iterator[Check]:
             yield Check(f"address {address}", "error", "this host's own", "Take one that no host has.")
         elif facts.taken is None:
             yield _unasked(f"address {address}", facts, "nobody could ask whose it is", "Make sure that it is free.")
-        elif address in facts.taken and not facts.is_started and options.is_first:
-            yield Check(
-                f"address {address}", "error", "a neighbour answers for it", "Take an address that is nobody's."
+        elif address in facts.taken and options.is_first and not _is_its_own(address, facts):
+            level: Level = "warning" if facts.is_started else "error"
+            remedy = "Take an address that is nobody's" + (
+                ", if that is no server of this cluster." if facts.is_started else "."
             )
+            yield Check(f"address {address}", level, "a neighbour answers for it", remedy)
         else:
             yield Check(f"address {address}", "ok", "free")
+
+
+def _held(address: str, facts: HostFacts) -> Check:
+    name, found = f"address {address}", "a neighbour answers for it"
+    if facts.is_started:
+        return Check(name, "warning", found, "If that is no server of this cluster, take an address that is nobody's.")
+    return Check(name, "error", found, "Take an address that is nobody's.")
+
+
+def _is_its_own(address: str, facts: HostFacts) -> bool:
+    """Whether this host was told of it before: it may be at another server of the cluster, and the step looks."""
+    return facts.is_started and facts.before is not None and address in facts.before.addresses
 
 
 def _dhcp(facts: HostFacts) -> Check:

@@ -102,6 +102,37 @@ def test_a_floating_address_belongs_to_the_network_and_to_nobody(
     assert bool(found.remedy) == (level != "ok")
 
 
+@pytest.mark.parametrize(
+    ("told", "level"), [((), "warning"), (("10.0.0.50",), "ok")], ids=["new", "that this host was told of before"]
+)
+def test_an_address_that_is_new_to_an_installation_and_somebodys_is_told(told: tuple[str, ...], level: str) -> None:
+    """It may be at another server of the cluster; the step that claims it looks there."""
+    options = msgspec.structs.replace(WITH_IMAGE, floating_ip="10.0.0.50")
+    before = msgspec.structs.replace(WITH_IMAGE, floating_ip="".join(told))
+
+    found = checks(options=options, taken=("10.0.0.50",), is_installed=True, is_started=True, before=before)
+
+    assert [one.level for one in found if one.name == "address 10.0.0.50"] == [level]
+
+
+@pytest.mark.parametrize(
+    ("facts", "name", "level"),
+    [
+        ({"free_disk": 8 << 30}, "disk", "warning"),
+        ({"free_disk": 1 << 30}, "disk", "error"),
+        ({"cpus": 1}, "CPUs", "warning"),
+        ({"memory": 2 << 30}, "memory", "warning"),
+    ],
+)
+def test_a_host_that_has_become_smaller_or_fuller_can_be_gone_on_with_and_upgraded(
+    facts: dict[str, Any], name: str, level: str
+) -> None:
+    (found,) = (one for one in checks(is_installed=True, is_started=True, **facts) if one.name == name)
+
+    assert found.level == level
+    assert found.remedy
+
+
 def test_what_our_own_installation_does_is_no_trouble_for_it() -> None:
     """The ports are k3s's by now, and the address the load balancer's."""
     options = msgspec.structs.replace(WITH_IMAGE, floating_ip="10.0.0.50")
