@@ -62,12 +62,13 @@ def _carriers(hands: RealHands, journal: Journal, *, delete_data: bool) -> Carri
     found = hands.carriers()
     if found.problem and (others := journal.left_to()):  # an uninstallation that was killed after it had left
         found = Carriers(found.host, others)
-    if found.problem and delete_data and hands.has_swarms_data() and not _has_begun(journal):
+    if found.problem and delete_data and _may_have_the_last(hands, journal) and not _has_begun(journal):
         raise CliError(
             f"nobody can tell whether other servers carry the cluster on ({found.problem}), and this host has data of "
-            "the swarm's own etcd, maybe all that there is; nothing was changed",
+            "the swarm, maybe all that there is; nothing was changed",
             Exit.REFUSED,
-            "Start k3s and say it again: systemctl start k3s. Or leave out --delete-data, which keeps that data here.",
+            "Start k3s and say it again: systemctl start k3s. Or leave out --delete-data, which keeps that data here; "
+            "if nobody needs it, say it with --delete-data after that.",
         )
     if found.loses_swarm:
         raise CliError(
@@ -78,6 +79,11 @@ def _carriers(hands: RealHands, journal: Journal, *, delete_data: bool) -> Carri
             "Or take the other servers off before this one.",
         )
     return found
+
+
+def _may_have_the_last(hands: RealHands, journal: Journal) -> bool:
+    """Whether the swarm's data is here, in an etcd of its own or in the cluster's, and may be nowhere else."""
+    return hands.has_swarms_data() or (bool(journal.address()) and hands.has_clusters_data())
 
 
 def _has_begun(journal: Journal) -> bool:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from dragonfly.install.carriers import ETCD_ROLE
-from dragonfly.install.execution import StepFailed
+from dragonfly.install.execution import Refused, StepFailed
 from dragonfly.install.images import hosts_without
 from dragonfly.install.steps import Gone
 from dragonfly.kube.channel import Limits
@@ -26,6 +26,10 @@ _APPLY_SECONDS: Final = 180
 _DELETE_SECONDS: Final = 120
 _ON_ITS_WAY: Final = {"", "ContainerCreating", "PodInitializing"}
 """Why a container may wait without anything being wrong."""
+
+
+_PASSING: Final = (Unreachable, Throttled, ServerFailed)
+"""What says nothing against what was asked."""
 
 
 class ApiSilent(StepFailed):
@@ -85,7 +89,8 @@ class Cluster:
         """Put them there.
 
         Raises:
-            StepFailed: the API server refuses one, or does not answer.
+            Refused: the API server refuses one; those before it are there.
+            StepFailed: it does not answer.
         """
         asyncio.run(self._apply(list(objects), say))
 
@@ -100,13 +105,13 @@ class Cluster:
         while True:
             try:
                 await kube.apply(obj, force=True)
-            except (NotFound, Unreachable) as error:
+            except (NotFound, *_PASSING) as error:
                 if time.monotonic() > deadline:
                     raise StepFailed(f"{name}: {error.message}") from error
                 say(f"{name}: {error.message}")
                 await asyncio.sleep(_PAUSE)
             except KubeError as error:
-                raise StepFailed(f"{name} is refused: {error.message}") from error
+                raise Refused(f"{name} is refused: {error.message}") from error
             else:
                 say(name)
                 return
@@ -345,7 +350,7 @@ def _ref(gone: Gone) -> Ref:
 
 def failed(what: str, error: KubeError) -> StepFailed:
     """Return what a step says of a call to the API server that failed."""
-    kind = ApiSilent if isinstance(error, Unreachable | Throttled | ServerFailed) else StepFailed
+    kind = ApiSilent if isinstance(error, _PASSING) else StepFailed
     return kind(f"{what}: {error.message}")
 
 

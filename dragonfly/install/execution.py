@@ -28,6 +28,10 @@ class Unreachable(StepFailed):
     """Who has what is to be fetched does not answer here, or not to the end."""
 
 
+class Refused(StepFailed):
+    """The cluster does not take an object as it is, however often it is asked."""
+
+
 class RecordChanged(StepFailed):
     """The cluster's record of its installation is not the one that is to be replaced."""
 

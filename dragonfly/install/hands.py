@@ -261,6 +261,10 @@ class RealHands:
         """Whether a member of the swarm's own etcd has, or had, its data here."""
         return self._host.holds(ETCD_DIRECTORY)
 
+    def has_clusters_data(self) -> bool:
+        """Whether a member of the cluster's etcd, k3s's own, has or had its data here."""
+        return self._host.holds(str(k3s.ETCD_DATA))
+
     def installation(self) -> Seen:
         """Return what the cluster tells of its installation, and who is in it.
 

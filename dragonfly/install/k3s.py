@@ -26,6 +26,7 @@ SERVICE: Final = "k3s.service"
 SETTINGS_TREE: Final = Place("/etc/rancher")
 DATA_TREE: Final = Place("/var/lib/rancher")
 """The cluster itself: etcd's data, certificates, tokens."""
+ETCD_DATA: Final = DATA_TREE / "k3s/server/db/etcd"
 TREES: Final = tuple(
     map(
         Place,

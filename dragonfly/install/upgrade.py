@@ -14,7 +14,7 @@ from typing import Final, NoReturn, Protocol
 import msgspec
 
 from dragonfly.install import secret
-from dragonfly.install.execution import Event, Hands, RecordChanged, StepFailed, Stopped, Tell, install
+from dragonfly.install.execution import Event, Hands, RecordChanged, Refused, StepFailed, Stopped, Tell, install
 from dragonfly.install.journal import Journal, UnknownJournal
 from dragonfly.install.options import Options
 from dragonfly.install.recorded import RECORD, as_object, gone_back, text_of
@@ -114,11 +114,19 @@ def upgrade(  # noqa: PLR0917 - one call
     try:
         address = install(plan, hands, journal, tell)
     except Stopped as stopped:
-        if not former or not isinstance(stopped.step.action, _AFTER_REPLICAS):
+        if not former or not _is_to_go_back(stopped):
             raise
         _go_back(stopped, plan, former, hands, workload, journal, tell)
     abandon(journal)
     return address
+
+
+def _is_to_go_back(stopped: Stopped) -> bool:
+    """Whether new replicas may be there and can't stay. If the cluster just does not answer, the upgrade can go on."""
+    action = stopped.step.action
+    if isinstance(action, ApplyObjects):
+        return not action.keeps and isinstance(stopped.reason, Refused)
+    return isinstance(action, _AFTER_REPLICAS)
 
 
 def check_schema(access_secret: Object) -> None:

@@ -51,6 +51,7 @@ class NoHands:
         self.nodes: tuple[str, ...] = ("node-1",)
         self.answers = True
         self.swarms_data = False
+        self.clusters_data = False
         self.former: list[Any] = []
         self.cannot_undo: type | None = None
         self.meanwhile = ""
@@ -73,6 +74,9 @@ class NoHands:
 
     def has_swarms_data(self) -> bool:
         return self.swarms_data
+
+    def has_clusters_data(self) -> bool:
+        return self.clusters_data
 
     def installation(self) -> Seen:
         if not self.answers:

@@ -20,6 +20,7 @@ from dragonfly.install.journal import Journal
 from dragonfly.install.options import Options
 from dragonfly.install.recorded import parsed, written
 from dragonfly.install.steps import (
+    AwaitReplicas,
     DeleteObjects,
     GiveEtcd,
     KeepRecord,
@@ -335,11 +336,12 @@ def test_what_is_in_a_cluster_that_does_not_answer_stays_and_that_is_said(
     assert StopService("k3s.service") in here.hands.undone
 
 
+@pytest.mark.parametrize("etcd", ["shared", "dedicated"])
 def test_the_swarms_data_is_not_deleted_where_nobody_can_tell_whether_others_need_it(
-    here: Here, capsys: pytest.CaptureFixture[str]
+    etcd: str, here: Here, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run(["install", *IMAGE, "--etcd", "dedicated", "--yes"])
-    here.hands.swarms_data = True
+    run(["install", *IMAGE, "--etcd", etcd, "--yes"])
+    here.hands.swarms_data, here.hands.clusters_data = etcd == "dedicated", True
     here.hands.carried_by = Carriers("host-1", problem="k3s does not run")
 
     assert run(["uninstall", "--yes", "--delete-data"]) == Exit.REFUSED
@@ -351,6 +353,15 @@ def test_the_swarms_data_is_not_deleted_where_nobody_can_tell_whether_others_nee
     assert run(["uninstall", "--yes"]) == Exit.OK
     assert not [undo for undo in here.hands.undone if isinstance(undo, RemoveTree) and undo.is_data]
     assert run(["uninstall", "--yes", "--delete-data"]) == Exit.OK, "one that was begun is gone on with"
+
+
+def test_what_never_came_to_be_a_swarm_is_deleted_though_k3s_does_not_run(here: Here) -> None:
+    here.hands.fails_at = AwaitReplicas
+    assert run(["install", *IMAGE, "--yes"]) == Exit.FAILED
+    here.hands.clusters_data = True
+    here.hands.carried_by = Carriers("host-1", problem="k3s does not run")
+
+    assert run(["uninstall", "--yes", "--delete-data"]) == Exit.OK
 
 
 def test_a_founder_that_cannot_leave_is_of_its_cluster_still(here: Here) -> None:

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from dragonfly.install.cluster import pods_trouble, rollout_problem
-from dragonfly.install.execution import Event, RecordChanged, StepFailed, Stopped
+from dragonfly.install.execution import Event, RecordChanged, Refused, StepFailed, Stopped
 from dragonfly.install.journal import Journal
 from dragonfly.install.recorded import Record, as_object, gone_back, text_of, written
 from dragonfly.install.steps import (
@@ -58,6 +58,7 @@ class Cluster:
     def __init__(self) -> None:
         self.now: list[Objects] = FORMER
         self.fails_at: tuple[type, ...] = ()
+        self.failure = StepFailed("2 of 3 replicas are ready")
         self.cannot_go_back = False
         self.meanwhile = ""
         """The record that another server makes while the new replicas are waited for."""
@@ -70,9 +71,11 @@ class Cluster:
 
     def carry_out(self, action: Action, say: Callable[[str], None]) -> str:
         if isinstance(action, self.fails_at):
+            if isinstance(action, ApplyObjects):
+                self.now = [deployment("v2"), *self.now[:-1]]
             if self.meanwhile:
                 self._keep(as_object(self.meanwhile))
-            raise StepFailed("2 of 3 replicas are ready")
+            raise self.failure
         if isinstance(action, ApplyObjects):
             self.now = [*NEW, *(obj for obj in self.now if obj["kind"] == "ConfigMap")]
         if isinstance(action, KeepRecord):
@@ -258,6 +261,15 @@ def test_a_step_before_them_is_no_reason_to_go_back(cluster: Cluster, journal: J
         upgraded(cluster, journal)
 
     assert journal.former.exists()
+
+
+def test_objects_of_which_one_is_refused_go_back_with_those_that_were_taken(cluster: Cluster, journal: Journal) -> None:
+    cluster.fails_at, cluster.failure = (ApplyObjects,), Refused("Role new is refused: exceeded quota")
+
+    with pytest.raises(WentBack, match="exceeded quota"):
+        upgraded(cluster, journal)
+
+    assert sorted(cluster.now, key=str) == sorted(FORMER, key=str)
 
 
 def test_what_is_put_back_has_no_history() -> None:
