@@ -11,11 +11,11 @@ import asyncio
 import itertools
 import sys
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from pathlib import Path
 from statistics import median
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import aiohttp
 import uvloop
@@ -24,6 +24,7 @@ from benchmarks.clusters import Api, planes
 from benchmarks.harness import Row, Stage, milliseconds, own_etcd, percentile, publish, spread, swarm_on
 from benchmarks.installed import AT_ONCE, BEHAVIOUR, Fleet, Installed, install, rows, switched_on
 from benchmarks.provisions import TEMPLATE, UNLIMITED, Armed, machine
+from benchmarks.telling import Told, is_reached, since, told_of, until
 from dragonfly.client import AsyncClient
 from dragonfly.kube.connection import Connection
 from dragonfly.kube.credentials import Kubeconfig
@@ -34,6 +35,8 @@ from dragonfly.sandbox.gates import Gates, named
 from dragonfly.sandbox.inventory import mac
 from dragonfly.sandbox.ports import PortLease
 from tests.e2e.site import Machine
+
+T = TypeVar("T")
 
 SLOWED: Final = LOCAL
 STOPPED: Final = "ber"
@@ -49,7 +52,6 @@ _PAUSE: Final = 0.05
 """Seconds between an armed Workflow and the next that is asked for."""
 _WARM: Final = 20
 """Samples that are thrown away after each change."""
-_GLANCE: Final = 0.05
 _PATIENCE: Final = 300
 _LOOK: Final = 1.0
 """Seconds between two looks at every machine."""
@@ -64,12 +66,11 @@ class Phase(NamedTuple):
 
 
 class Fault(NamedTuple):
-    """What became of the bad clusters; seconds by their names."""
+    """What became of the bad clusters, by their names."""
 
-    told: Mapping[str, float]
-    """Until the API said that they are out of reach."""
+    told: Mapping[str, Told]
     back: Mapping[str, float]
-    """From the mending until all that waited was armed."""
+    """Seconds from the mending until all that waited was armed."""
 
 
 class Staged(NamedTuple):
@@ -92,6 +93,7 @@ class Scene:
     ) -> None:
         """`names`: of machines of each cluster that were not provisioned yet."""
         self._api = api
+        self._running = staged.running
         self._gates = staged.gates
         self._hosts = staged.hosts
         self._armed = armed
@@ -108,7 +110,7 @@ class Scene:
         began = time.perf_counter()
         self._gates.slow(SLOWED, SLOW)
         self._hosts[STOPPED].apiserver.service.kill()
-        told = await _each((SLOWED, STOPPED), lambda cluster: self._until(cluster, began, reached=False))
+        told = await _each((SLOWED, STOPPED), lambda cluster: told_of(cluster, self._running, self._api, began))
         _say(f"told: {told}")
         waiting = {cluster: {await self._ask(cluster) for _ in range(WAITING)} for cluster in (SLOWED, STOPPED)}
         phase = await self.measure("one slow, one stopped", samples)
@@ -117,7 +119,7 @@ class Scene:
         await asyncio.to_thread(self._hosts[STOPPED].apiserver.service.start)
         back = await _each((SLOWED, STOPPED), lambda cluster: self._until_armed(cluster, waiting[cluster], mended))
         _say(f"back: {back}")
-        await _each((SLOWED, STOPPED), lambda cluster: self._until(cluster, mended, reached=True))
+        await _each((SLOWED, STOPPED), lambda cluster: since(mended, lambda: is_reached(self._api, cluster)))
         return phase, Fault(told, back)
 
     async def _sample(self) -> float:
@@ -132,20 +134,12 @@ class Scene:
         await self._api.post(f"machines/{name}/provision", {"template": "bench"})
         return name
 
-    async def _until(self, cluster: str, began: float, *, reached: bool) -> float:
-        async def is_so() -> bool:
-            status = (await self._api.get(f"clusters/{cluster}"))["status"]
-            return bool(status["reachable"]) is reached
-
-        await _until(is_so)
-        return time.perf_counter() - began
-
     async def _until_armed(self, cluster: str, machines: set[str], began: float) -> float:
         await self._armed[cluster].seen(machines, _PATIENCE)
         return max(self._armed[cluster].at[name] for name in machines) - began
 
 
-async def _each(clusters: Sequence[str], look: Callable[[str], Coroutine[Any, Any, float]]) -> dict[str, float]:
+async def _each(clusters: Sequence[str], look: Callable[[str], Coroutine[Any, Any, T]]) -> dict[str, T]:
     found = await asyncio.gather(*map(look, clusters))
     return dict(zip(clusters, found, strict=True))
 
@@ -169,7 +163,7 @@ async def prepared(api: Api, hosts: Mapping[str, ControlPlane], counts: Mapping[
     async def are_there() -> bool:
         return all(item["status"].get("conditions") for item in await api.all("machines?"))
 
-    await _until(are_there, within=_PATIENCE + len(bodies) / 5, every=_LOOK)
+    await until(are_there, within=_PATIENCE + len(bodies) / 5, every=_LOOK)
     return made
 
 
@@ -186,15 +180,7 @@ async def _driven(api: Api) -> None:
         owners = {name: set((await api.get(f"clusters/{name}"))["status"]["owners"].values()) for name in CLUSTERS}
         return all("" not in found for found in owners.values()) and owners[MEASURED] == {"a", "b"}
 
-    await _until(is_so)
-
-
-async def _until(is_so: Callable[[], Awaitable[bool]], *, within: float = _PATIENCE, every: float = _GLANCE) -> None:
-    async with asyncio.timeout(within):
-        while True:
-            if await is_so():
-                return
-            await asyncio.sleep(every)
+    await until(is_so)
 
 
 async def run(staged: Staged, machines: int, samples: int) -> list[Row]:
@@ -268,8 +254,11 @@ def _latency(phase: Phase, before: Phase) -> Row:
 def _told(fault: Fault) -> Iterator[Row]:
     kinds = {SLOWED: f"every answer {SLOW:.0f} s late", STOPPED: "API server killed"}
     for cluster, kind in kinds.items():
+        told = fault.told[cluster]
         yield Row(
-            f"{kind} → told as out of reach", f"{fault.told[cluster]:.1f} s", f"{fault.told[cluster] / 10:.2f} of 10 s"
+            f"{kind} → told as out of reach, by the API, the metrics of all replicas, and `dragonfly swarm`",
+            f"{told.api:.1f}, {told.metrics:.1f} and {told.cli:.1f} s",
+            f"{max(told) / 10:.2f} of 10 s",
         )
     for cluster, kind in kinds.items():
         yield Row(f"{kind}, mended → all {WAITING} that waited are armed", f"{fault.back[cluster]:.1f} s")
