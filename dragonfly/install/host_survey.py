@@ -16,6 +16,7 @@ from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import msgspec
 
@@ -222,12 +223,21 @@ def _taken(wire: Neighbours, interface: str, addresses: tuple[str, ...]) -> tupl
 
 
 def _has_internet() -> bool:
-    return all(_answers(name) for name in _SOURCES)
+    return all(_answers(*_way_to(name)) for name in _SOURCES)
 
 
-def _answers(name: str) -> bool:
+def _way_to(name: str) -> tuple[str, int]:
+    """Return host and port that are asked for what is at a name: its own, or those of the proxy that is set."""
+    proxy = getproxies().get("https", "")
+    found = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+    if not found.hostname or proxy_bypass(name):
+        return name, 443
+    return found.hostname, found.port or (443 if found.scheme == "https" else 80)
+
+
+def _answers(host: str, port: int) -> bool:
     try:
-        with socket.create_connection((name, 443), timeout=_ANSWER_SECONDS):
+        with socket.create_connection((host, port), timeout=_ANSWER_SECONDS):
             return True
     except OSError:
         return False

@@ -60,6 +60,8 @@ After=network-online.target
 
 [Service]
 Type=notify
+# As k3s's own installer has it; for a proxy, for instance.
+EnvironmentFile=-{UNIT}.env
 ExecStartPre=-/sbin/modprobe br_netfilter
 ExecStartPre=-/sbin/modprobe overlay
 ExecStart={BINARY} server

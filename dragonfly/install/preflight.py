@@ -32,7 +32,13 @@ _CGROUPS: Final = ("cpu", "cpuset", "memory", "pids")
 
 TCP_PORTS: Final = {
     6443: "the API server",
+    6444: "k3s",
+    10248: "the kubelet",
+    10249: "kube-proxy",
     10250: "the kubelet",
+    10256: "kube-proxy",
+    10257: "the controller manager",
+    10259: "the scheduler",
     2379: "etcd",
     2380: "etcd",
     2382: "etcd's JSON gateway",

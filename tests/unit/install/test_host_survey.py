@@ -28,6 +28,9 @@ class NoWire(Neighbours):
         raise PermissionError
 
 
+HAS_INTERNET = host_survey._has_internet
+
+
 @pytest.fixture(autouse=True)
 def without_internet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host_survey, "_has_internet", lambda: False)
@@ -157,3 +160,33 @@ def test_a_server_that_does_not_answer_is_told(journal: Journal) -> None:
     options = Options(join=f"127.0.0.1:{port}", token_file="/nowhere")
 
     assert "does not answer" in survey(options, journal, neighbours=NoWire()).join_problem
+
+
+@pytest.mark.parametrize(
+    ("environment", "asked"),
+    [
+        ({}, {("github.com", 443), ("ghcr.io", 443)}),
+        ({"HTTPS_PROXY": "http://proxy.example:3128"}, {("proxy.example", 3128)}),
+        ({"https_proxy": "proxy.example:3128"}, {("proxy.example", 3128)}),
+        ({"https_proxy": "https://proxy.example"}, {("proxy.example", 443)}),
+        ({"https_proxy": "http://proxy.example", "no_proxy": "ghcr.io"}, {("proxy.example", 80), ("ghcr.io", 443)}),
+    ],
+)
+def test_the_internet_is_where_a_proxy_leads(
+    environment: dict[str, str], asked: set[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("https_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    tried: set[tuple[str, int]] = set()
+
+    def connect(where: tuple[str, int], **_: object) -> socket.socket:
+        tried.add(where)
+        return socket.socket()
+
+    monkeypatch.setattr(socket, "create_connection", connect)
+
+    assert HAS_INTERNET()
+    assert tried == asked
