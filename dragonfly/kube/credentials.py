@@ -23,7 +23,7 @@ from kubernetes.aio.client.configuration import Configuration
 from kubernetes.aio.client.rest import RESTClientObject
 from kubernetes.aio.config import ConfigException, load_incluster_config
 
-from dragonfly.kube import contexts, plugin
+from dragonfly.kube import contexts, plugin, proxy
 from dragonfly.kube.contexts import Chosen, Entry
 from dragonfly.kube.errors import Invalid
 
@@ -69,6 +69,7 @@ class Login(msgspec.Struct, frozen=True):
         authorization: value of the header of that name, or empty.
         identity: tells whether the TLS side (server, authorities, client certificate) is the same as before.
         server_side: tells whether it leads where it led before: server, authorities, and the way there.
+        proxy: the URL of the one on the way, of the kubeconfig or of the environment; empty if there is none.
         valid_for: seconds until it should be read again.
     """
 
@@ -86,7 +87,8 @@ async def log_in(source: Source, now: datetime) -> Login:
     """Read `source`, running its exec plugin if it has one.
 
     Raises:
-        Invalid: the files don't make sense; says which file, which field, and what is allowed.
+        Invalid: the files don't make sense, or the proxy in the environment does not; says which file and which field,
+            or which variable, and what is allowed.
         Forbidden: the exec plugin gave no credentials.
     """
     if not isinstance(source, InCluster):
@@ -123,7 +125,7 @@ async def _from_kubeconfig(source: Kubeconfig | Inline, now: datetime) -> Login:
         identity=hash((server_side, certificate, key)),
         server_side=server_side,
         server_hostname=cluster.body.get("tls-server-name", ""),
-        proxy=cluster.body.get("proxy-url", ""),
+        proxy=cluster.body.get("proxy-url") or proxy.from_environment(server, os.environ),
         valid_for=valid_for,
     )
 
@@ -171,15 +173,16 @@ def _in_cluster() -> Login:
     load_incluster_config(  # type: ignore[no-untyped-call] # the library's config has no types
         client_configuration=configuration, try_refresh_token=False
     )
+    server = configuration.host.rstrip("/")
     server_side = hash((configuration.host, _contents(configuration.ssl_ca_cert)))
     return Login(
-        server=configuration.host.rstrip("/"),
+        server=server,
         authorization=configuration.api_key["BearerToken"].strip(),
         tls=RESTClientObject(configuration).ssl_context,
         identity=server_side,
         server_side=server_side,
         server_hostname="",
-        proxy="",
+        proxy=proxy.from_environment(server, os.environ),
         valid_for=REREAD,
     )
 

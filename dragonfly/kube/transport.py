@@ -8,11 +8,9 @@ configuration and TLS, and speaks HTTP itself.
 import asyncio
 import base64
 import contextlib
-import ipaddress
 import os
 import socket
 import ssl
-import urllib.request
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from types import SimpleNamespace
@@ -210,7 +208,7 @@ class Transport:
 
 def proxy_before(login: Login) -> tuple[URL | None, dict[str, str]]:
     """Return the proxy on the way to a login's server, without the password in its URL, and the headers for it."""
-    return _proxy(login.proxy or _proxy_from_environment(login.server))
+    return _proxy(login.proxy)
 
 
 async def _sending(
@@ -231,19 +229,7 @@ def _socket(address: aiohttp.AddrInfoType) -> socket.socket:
     return sock
 
 
-def _proxy_from_environment(server: str) -> str | None:
-    """As client-go: HTTPS_PROXY and NO_PROXY, and never for this computer itself.
-
-    Looked up once for all requests; aiohttp's trust_env would do it for each.
-    """
-    url = URL(server)
-    host = url.host or ""
-    if _is_loopback(host) or urllib.request.proxy_bypass(host):
-        return None
-    return urllib.request.getproxies().get(url.scheme)
-
-
-def _proxy(text: str | None) -> tuple[URL | None, dict[str, str]]:
+def _proxy(text: str) -> tuple[URL | None, dict[str, str]]:
     """Take the password out of a proxy's URL: aiohttp quotes the URL in its errors, which end in logs (P11)."""
     if not text:
         return None, {}
@@ -252,13 +238,6 @@ def _proxy(text: str | None) -> tuple[URL | None, dict[str, str]]:
         return url, {}
     words = base64.b64encode(f"{url.user}:{url.password or ''}".encode()).decode()
     return url.with_user(None), {"Proxy-Authorization": f"Basic {words}"}
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _reason(error: BaseException) -> str:

@@ -18,7 +18,6 @@ from dragonfly.kube.credentials import Kubeconfig
 from dragonfly.kube.errors import Conflict, Forbidden, Gone, KubeError, ServerFailed, Throttled, Unreachable
 from dragonfly.kube.port import MAY_SEND, WatchEvent
 from dragonfly.kube.resources import HARDWARE, SECRET, WORKFLOW, Object, Ref
-from dragonfly.kube.transport import _proxy_from_environment
 
 REF = Ref(WORKFLOW, "ns", "w")
 OBJECT: Object = {
@@ -571,23 +570,6 @@ async def test_a_conflict_comes_as_such_and_is_not_repeated(tmp_path: Path) -> N
             await kube.patch(REF, {})
 
     assert len(server.seen) == 1
-
-
-@pytest.mark.parametrize(
-    ("server", "proxy"),
-    [
-        ("https://10.0.0.1:6443", "http://proxy:3128"),
-        ("https://inside.example:6443", None),
-        ("https://127.0.0.1:6443", None),
-        ("https://[::1]:6443", None),
-        ("https://localhost:6443", None),
-    ],
-)
-def test_a_proxy_is_used_as_kubectl_does(server: str, proxy: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("https_proxy", "http://proxy:3128")
-    monkeypatch.setenv("no_proxy", "inside.example")
-
-    assert _proxy_from_environment(server) == proxy
 
 
 @given(st.binary(max_size=200), st.lists(st.integers(1, 20), max_size=50))
