@@ -301,7 +301,7 @@ def _looked_at(facts: Facts) -> list[SecretFacts | RelayFacts]:
 _LOOK: Final = "Look whether the cluster is there and whether it can be reached from here."
 _ADVICE: Final[dict[Trouble, str]] = {
     "absent": "Set KUBECONFIG to a file that is there, and leads to the cluster with Tinkerbell.",
-    "broken": "Mend the kubeconfig; nothing can be told of the cluster before.",
+    "broken": "Mend the kubeconfig, or the variable that is named; nothing can be told of the cluster before.",
     "refused": "Get new credentials for that cluster.",
     "plugin": "Let the kubeconfig's exec plugin give credentials to whoever runs Dragonfly, or use a token.",
     "untrusted": "Look whether the kubeconfig's server is the one that is meant, and take its CA into it.",

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple, Protocol
 from urllib.parse import SplitResult, urlsplit
 
+from dragonfly.kube.errors import Invalid
+
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _PORTS: Final = {"https": 443, "http": 80}
 _HOST_AND_PORT: Final = re.compile(r"(?:\[([^\[\]]*)\]|([^:\[\]]*)):([^:\[\]]*)")
@@ -21,18 +23,38 @@ def from_environment(server: str, environment: Mapping[str, str]) -> str:
     Args:
         server: the base URL of an API server.
         environment: HTTPS_PROXY (for http:// servers HTTP_PROXY) and NO_PROXY, each in upper or lower case.
+
+    Raises:
+        Invalid: the variable has what is no proxy that can be used.
     """
     url = urlsplit(server)
-    proxy = _said(environment, f"{url.scheme}_proxy")
-    direct = _said(environment, "no_proxy")
+    variable, proxy = _said(environment, f"{url.scheme}_proxy")
+    _, direct = _said(environment, "no_proxy")
     if not proxy or not _uses_proxy(url, direct):
         return ""
-    return proxy
+    whole = proxy if "://" in proxy else f"http://{proxy}"
+    if not _is_http(whole):
+        # Without the value: there may be a password in it.
+        message = "must be an HTTP proxy, such as http://proxy:3128 or proxy:3128; SOCKS is not supported"
+        remedy = f"Name one, or add {url.hostname} to NO_PROXY if there is a way without"
+        raise Invalid(f"{variable} in the environment: {message}. {remedy}", reason="Proxy")
+    return whole
 
 
-def _said(environment: Mapping[str, str], name: str) -> str:
-    """What the variable says: the one in upper case, unless it is empty."""
-    return environment.get(name.upper()) or environment.get(name) or ""
+def _said(environment: Mapping[str, str], name: str) -> tuple[str, str]:
+    """The variable that counts and what it says: the one in upper case, unless it is empty."""
+    for variable in (name.upper(), name):
+        if value := environment.get(variable):
+            return variable, value
+    return name.upper(), ""
+
+
+def _is_http(proxy: str) -> bool:
+    try:
+        url = urlsplit(proxy)
+        return url.scheme in _PORTS and bool(url.hostname) and url.port != 0
+    except ValueError:  # a port that is no number
+        return False
 
 
 class _Target(NamedTuple):

@@ -101,7 +101,7 @@ def test_tinkerbell_elsewhere_than_replicas_look_is_told_and_not_guessed() -> No
     ("trouble", "words"),
     [
         ("absent", "Set KUBECONFIG to a file that is there"),
-        ("broken", "Mend the kubeconfig"),
+        ("broken", "Mend the kubeconfig, or the variable that is named"),
         ("refused", "Get new credentials"),
         ("plugin", "exec plugin"),
         ("untrusted", "take its CA"),

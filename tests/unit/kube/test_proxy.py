@@ -9,17 +9,36 @@ from pathlib import Path
 import pytest
 import yaml
 
+from dragonfly.kube.connection import Connection
 from dragonfly.kube.credentials import Kubeconfig, log_in
+from dragonfly.kube.errors import Invalid
 from dragonfly.kube.proxy import from_environment
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 PROXY = "http://proxy"
 
 
+def source(directory: Path, **cluster: str) -> Kubeconfig:
+    document = {
+        "clusters": [{"name": "c", "cluster": {"server": "https://10.1.2.3:6443"} | cluster}],
+        "users": [{"name": "c", "user": {"token": "t"}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "c"}}],
+        "current-context": "c",
+    }
+    path = directory / "config"
+    path.write_text(yaml.safe_dump(document))
+    return Kubeconfig((path,))
+
+
 @pytest.mark.parametrize(
     ("environment", "server", "proxy"),
     [
         ({"HTTP_PROXY": "http://127.0.0.1:8080"}, "http://example.com", "http://127.0.0.1:8080"),
+        ({"HTTP_PROXY": "127.0.0.1:8080"}, "http://example.com", "http://127.0.0.1:8080"),
+        ({"HTTP_PROXY": "cache.example.com:1234"}, "http://example.com", "http://cache.example.com:1234"),
+        ({"HTTP_PROXY": "cache.example.com"}, "http://example.com", "http://cache.example.com"),
+        ({"HTTP_PROXY": "localhost"}, "http://example.com", "http://localhost"),
+        ({"HTTP_PROXY": "user:pass@proxy:3128"}, "http://example.com", "http://user:pass@proxy:3128"),
         ({"HTTP_PROXY": "https://127.0.0.1:8080"}, "http://example.com", "https://127.0.0.1:8080"),
         ({"HTTP_PROXY": "http://one", "HTTPS_PROXY": "http://other"}, "http://insecure.tld/", "http://one"),
         ({"HTTP_PROXY": "http://one", "HTTPS_PROXY": "http://other"}, "https://secure.tld/", "http://other"),
@@ -56,6 +75,37 @@ PROXY = "http://proxy"
 )
 def test_the_proxy_is_the_one_that_kubectl_takes(environment: dict[str, str], server: str, proxy: str) -> None:
     assert from_environment(server, environment) == proxy
+
+
+@pytest.mark.parametrize(
+    "value", ["socks5://user:hunter2@proxy:1080", "foo://proxy", "http://", "proxy:port", "http://proxy:port"]
+)
+@pytest.mark.parametrize("variable", ["HTTPS_PROXY", "https_proxy"])
+def test_what_is_no_http_proxy_is_refused_by_the_variables_name_and_without_its_password(
+    variable: str, value: str
+) -> None:
+    server, environment = "https://10.1.2.3:6443", {variable: value}
+
+    with pytest.raises(Invalid) as refused:
+        from_environment(server, environment)
+
+    assert str(refused.value).startswith(f"{variable} in the environment: must be an HTTP proxy, such as ")
+    assert "add 10.1.2.3 to NO_PROXY" in str(refused.value)
+    assert "hunter2" not in str(refused.value)
+    assert not from_environment(server, environment | {"NO_PROXY": "10.1.2.3"}), "the remedy is one"
+
+
+async def test_a_connection_says_what_is_wrong_with_the_proxy_in_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each call does, not the first one alone."""
+    monkeypatch.setenv("HTTPS_PROXY", "socks5://proxy:1080")
+    for variable in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(variable, raising=False)
+    async with Connection(source(tmp_path)) as kube:
+        for _ in range(2):
+            with pytest.raises(Invalid, match="HTTPS_PROXY in the environment: must be an HTTP proxy"):
+                await kube.version()
 
 
 HOSTS = {
@@ -106,21 +156,10 @@ def test_what_is_reached_without_a_proxy(host: str, proxied: bool) -> None:
 async def test_a_kubeconfig_without_a_proxy_is_reached_as_the_environment_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def source(**cluster: str) -> Kubeconfig:
-        document = {
-            "clusters": [{"name": "c", "cluster": {"server": "https://10.1.2.3:6443"} | cluster}],
-            "users": [{"name": "c", "user": {"token": "t"}}],
-            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "c"}}],
-            "current-context": "c",
-        }
-        path = tmp_path / "config"
-        path.write_text(yaml.safe_dump(document))
-        return Kubeconfig((path,))
-
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy:3128")
     monkeypatch.setenv("NO_PROXY", "192.168.0.0/16")
-    assert (await log_in(source(), NOW)).proxy == "http://proxy:3128"
+    assert (await log_in(source(tmp_path), NOW)).proxy == "http://proxy:3128"
 
     monkeypatch.setenv("NO_PROXY", "10.0.0.0/8")
-    assert (await log_in(source(), NOW)).proxy == ""
-    assert (await log_in(source(**{"proxy-url": "http://its.own:3128"}), NOW)).proxy == "http://its.own:3128"
+    assert (await log_in(source(tmp_path), NOW)).proxy == ""
+    assert (await log_in(source(tmp_path, **{"proxy-url": "http://its.own:3128"}), NOW)).proxy == "http://its.own:3128"
