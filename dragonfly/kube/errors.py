@@ -17,6 +17,10 @@ PLUGIN: Final = "Plugin"
 """The reason of a Forbidden where an exec plugin gave no credentials."""
 ABSENT: Final = "NoKubeconfig"
 """The reason of an Invalid where no kubeconfig is where one was said to be."""
+_LONGEST_REST: Final = 30.0
+"""Seconds of Retry-After that are heeded. They hold all calls to the cluster, and no later answer takes that back: one
+with 3600, such as a proxy in between may give, would stop the cluster for an hour. API servers themselves ask for 32 s
+at most (DroppedRequestsTracker)."""
 _DENIED_BY_POLICY: Final = re.compile(r"ValidatingAdmissionPolicy '([^']+)'")
 _FORBIDDEN: Final = re.compile(
     r"cannot (?P<verb>\S+) (?:resource \"(?P<resource>[^\"]+)\"|path \"(?P<path>[^\"]+)\")"
@@ -209,10 +213,10 @@ def _is_uid_mismatch(details: Mapping[str, Any] | None) -> bool:
 
 
 def _seconds(header: str, details: Mapping[str, Any] | None) -> float:
-    if header.isdigit():
-        return float(header)
+    if header.isdecimal():
+        return min(float(header), _LONGEST_REST)
     # The server's own default where it says 429 without a time.
-    return float((details or {}).get("retryAfterSeconds") or 1)
+    return min(float((details or {}).get("retryAfterSeconds") or 1), _LONGEST_REST)
 
 
 def _field_conflict(cause: Mapping[str, Any]) -> FieldConflict:

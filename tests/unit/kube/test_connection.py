@@ -320,6 +320,17 @@ async def test_a_server_that_is_busy_for_long_is_the_callers_decision(tmp_path: 
     assert len(server.seen) == 1
 
 
+async def test_a_server_that_asks_for_an_hour_is_asked_again_after_less_than_a_minute(tmp_path: Path) -> None:
+    naps = Naps()
+    busy = reply(429, failure(429), "Retry-After: 3600")
+    async with ScriptedServer(busy, reply(200, OBJECT)) as server, connection(server, tmp_path, naps) as kube:
+        with pytest.raises(Throttled):
+            await kube.get(REF)
+        naps.now += 40
+
+        assert await kube.get(REF) == OBJECT
+
+
 async def test_a_refused_token_is_read_again_once(tmp_path: Path) -> None:
     naps = Naps()
     steps = [reply(200, OBJECT), reply(401, failure(401)), reply(200, OBJECT)]

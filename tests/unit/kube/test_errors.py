@@ -120,7 +120,16 @@ def test_the_policy_that_refused_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("header", "details", "seconds"), [("7", {}, 7), ("", {"retryAfterSeconds": 3}, 3), ("", {}, 1), ("soon", {}, 1)]
+    ("header", "details", "seconds"),
+    [
+        ("7", {}, 7),
+        ("", {"retryAfterSeconds": 3}, 3),
+        ("", {}, 1),
+        ("soon", {}, 1),
+        ("²", {}, 1),
+        ("3600", {}, 30),
+        ("", {"retryAfterSeconds": 3600}, 30),
+    ],
 )
 def test_throttled_says_for_how_long(header: str, details: dict[str, Any], seconds: float) -> None:
     error = from_answer(429, answer(429, "busy", "TooManyRequests", **details), write=True, retry_after=header)
