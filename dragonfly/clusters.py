@@ -24,7 +24,7 @@ from dragonfly.kube.errors import KubeError
 from dragonfly.kube.events import Recorder
 from dragonfly.kube.kubeconfig import server_side_of
 from dragonfly.kube.measured import MeasuredKube
-from dragonfly.model.cluster import IN_CLUSTER, NAMESPACE, Checkup, Cluster
+from dragonfly.model.cluster import IN_CLUSTER, NAMESPACE, Checkup, Cluster, ClusterSpec
 from dragonfly.model.machine import Machine
 from dragonfly.model.swarm import AdmissionPolicy
 from dragonfly.model.values import LOCAL
@@ -396,8 +396,7 @@ class Clusters:
     def _follow(self) -> None:
         """Make what is registered, change what has changed, drop what is gone."""
         assert self._ownership is not None
-        wanted: dict[str, Setup] = {LOCAL: self._own}
-        wanted |= {name: self._setup_of(name, cluster) for name, cluster in self._roster.clusters() if name != LOCAL}
+        wanted = {LOCAL: self._own} | {name: self._setup_of(name, known) for name, known in self._roster.clusters()}
         for name in self._tended.keys() - wanted.keys():
             self._drop(name)
         for name, setup in wanted.items():
@@ -431,7 +430,9 @@ class Clusters:
 
     def _setup_of(self, name: str, cluster: Cluster) -> Setup:
         spec = cluster.spec
-        limits = DEFAULT_LIMITS if spec.qps is None else Limits(qps=spec.qps, burst=2 * spec.qps)
+        limits = _limits(spec)
+        if name == LOCAL:
+            return self._own._replace(limits=limits)
         setup = Setup(None, spec.namespace or NAMESPACE, spec.shards, limits, cluster.server)
         if spec.in_cluster:
             return self._setup_in_pod(setup)
@@ -453,6 +454,10 @@ class Clusters:
     def _parts(self, shard: ShardId) -> Parts | None:
         tended = self._tended.get(shard.cluster)
         return tended.parts if tended is not None else None
+
+
+def _limits(spec: ClusterSpec) -> Limits:
+    return DEFAULT_LIMITS if spec.qps is None else Limits(qps=spec.qps, burst=2 * spec.qps)
 
 
 async def _ended(task: asyncio.Task[object]) -> None:

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 from dragonfly import clusters
 from dragonfly.clusters import Clusters, Means, Parts, Setup
 from dragonfly.intent.clusters import kubeconfig_place
+from dragonfly.kube.channel import DEFAULT_LIMITS, Limits
 from dragonfly.kube.credentials import Inline
 from dragonfly.model.cluster import Cluster, ClusterSpec
 from dragonfly.model.swarm import Member
@@ -98,10 +99,10 @@ class World:
             }
         )
 
-    async def register(self, name: str, *, sealed_for: str = "", created: datetime = NOW) -> None:
+    async def register(self, name: str, *, sealed_for: str = "", created: datetime = NOW, **spec: Any) -> None:
         cluster = Cluster(
             metadata=Metadata(name=name, created_at=created, updated_at=created),
-            spec=ClusterSpec(shards=2, namespace="tinkerbell"),
+            spec=ClusterSpec(shards=2, namespace="tinkerbell", **spec),
             server=self.server,
             sealed_kubeconfig=SEAL.seal(kubeconfig_place(sealed_for or name), self.kubeconfig()),
         )
@@ -115,6 +116,11 @@ class World:
     def parts(self, name: str) -> Parts | None:
         tended = self.clusters._tended.get(name)
         return tended.parts if tended is not None else None
+
+    def limits(self, name: str) -> Limits | None:
+        """What its connection keeps to; None while there is none."""
+        parts = self.parts(name)
+        return parts.connection._channel._limits if parts is not None else None
 
     def reason(self, name: str) -> str:
         reach = self.clusters.unreached.get(name)
@@ -155,6 +161,20 @@ async def test_events_are_written_while_the_lease_lasts_and_no_longer(world: Wor
     assert not parts._recorder._may_write()
     world.lease.seconds = 1.0
     assert parts._recorder._may_write()
+
+
+@pytest.mark.parametrize("name", ["local", "fra"])
+async def test_what_a_cluster_allows_is_kept_to_as_soon_as_it_is_said(world: World, name: str) -> None:
+    """Of `local`, too, which stays the one that this replica was started with, whatever else its record says."""
+    sealed_for = "muc" if name == "local" else name
+    await world.register("fra")
+    await world.until(lambda: world.limits(name) == DEFAULT_LIMITS)
+
+    await world.register(name, qps=50, sealed_for=sealed_for)
+    await world.until(lambda: world.limits(name) == Limits(qps=50, burst=100))
+
+    await world.register(name, sealed_for=sealed_for)
+    await world.until(lambda: world.limits(name) == DEFAULT_LIMITS)
 
 
 async def test_one_that_does_not_open_is_connected_to_once_it_does(world: World) -> None:
