@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Final, NamedTuple
 
+import msgspec
 import structlog
 
 from dragonfly.controllers.around import Around, Gauges, Place
@@ -457,7 +458,8 @@ class Clusters:
 
 
 def _limits(spec: ClusterSpec) -> Limits:
-    return DEFAULT_LIMITS if spec.qps is None else Limits(qps=spec.qps, burst=2 * spec.qps)
+    limits = DEFAULT_LIMITS if spec.qps is None else Limits(qps=spec.qps, burst=2 * spec.qps)
+    return limits if spec.in_flight is None else msgspec.structs.replace(limits, in_flight=spec.in_flight)
 
 
 async def _ended(task: asyncio.Task[object]) -> None:

@@ -55,6 +55,9 @@ def cluster() -> None:
 @click.option("--shards", metavar="N", type=click.IntRange(1, 256), help="Slices of its machines; 8 without it.")
 @click.option("--site", "sites", metavar="SITE", multiple=True, help="Replicas there come first; may be repeated.")
 @click.option("--qps", metavar="N", type=click.IntRange(1, 10_000), help="Calls a second of each replica at most.")
+@click.option(
+    "--in-flight", metavar="N", type=click.IntRange(1, 1_000), help="Calls of each replica under way at once at most."
+)
 @connected
 def add(  # noqa: PLR0917 - click passes what the user said
     session: Session,
@@ -66,6 +69,7 @@ def add(  # noqa: PLR0917 - click passes what the user said
     shards: int | None,
     sites: tuple[str, ...],
     qps: int | None,
+    in_flight: int | None,
 ) -> int:
     """Register the cluster of a kubeconfig as NAME, or give the one of that name new credentials.
 
@@ -76,7 +80,7 @@ def add(  # noqa: PLR0917 - click passes what the user said
     if in_cluster and (context or kubeconfig):
         raise click.UsageError("--in-cluster needs no kubeconfig: leave --kubeconfig and --context out")
     spec: dict[str, Any] = {"inCluster": True} if in_cluster else {"kubeconfig": _kubeconfig(kubeconfig, context)}
-    wanted = {"namespace": namespace, "shards": shards, "sites": list(sites), "qps": qps}
+    wanted = {"namespace": namespace, "shards": shards, "sites": list(sites), "qps": qps, "inFlight": in_flight}
     spec |= {field: value for field, value in wanted.items() if value}
     present = _present(session, name)
     if present is None:

@@ -205,6 +205,7 @@ def cluster_parts(cluster: Document, now: datetime) -> Iterator[Part]:
     yield Field("Namespace", text_at(cluster, "spec.namespace"))
     yield Field("Sites", ",".join(at(cluster, "spec.sites") or []))
     yield Field("Calls a second", text_at(cluster, "spec.qps"))
+    yield Field("Calls at once", text_at(cluster, "spec.inFlight"))
     yield Field("Machines", text_at(status, "machines"))
     yield Field("Kubernetes", text_at(status, "checkup.version"))
     yield Field("Tinkerbell", text_at(status, "checkup.tinkerbell"))

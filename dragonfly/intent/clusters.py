@@ -79,6 +79,7 @@ def create(facts: Facts, sent: ClusterInput, terms: Terms, uid: str = "") -> Pla
                 namespace=spec.namespace or NAMESPACE,
                 sites=spec.sites,
                 qps=spec.qps,
+                in_flight=spec.in_flight,
             )
         ),
     )
@@ -187,6 +188,7 @@ def _replace(  # noqa: PLR0917 - as `replace`
             namespace=sent.spec.namespace or cluster.spec.namespace,
             sites=sent.spec.sites,
             qps=sent.spec.qps,
+            in_flight=sent.spec.in_flight,
         )
     )
     changed = msgspec.structs.replace(cluster, metadata=metadata, spec=spec, removing_since=None)

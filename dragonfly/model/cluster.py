@@ -15,6 +15,7 @@ SHARDS: Final = 8
 
 _MOST_SHARDS: Final = 256
 _MOST_QPS: Final = 10_000
+_MOST_IN_FLIGHT: Final = 1_000
 _MOST_SITES: Final = 32
 
 
@@ -33,6 +34,8 @@ class ClusterSpec(Value, frozen=True, kw_only=True):
     """Replicas there come before all others."""
     qps: int | None = None
     """Calls a second that each replica may make; None for what is usual."""
+    in_flight: int | None = None
+    """Calls of each replica that may be under way at the same time; None for what is usual."""
 
 
 class ClusterSpecInput(Input, frozen=True, kw_only=True):
@@ -47,6 +50,7 @@ class ClusterSpecInput(Input, frozen=True, kw_only=True):
     shards: int | None = None
     sites: tuple[str, ...] = ()
     qps: int | None = None
+    in_flight: int | None = None
     namespace_uid: str = ""
     """Of one without a kubeconfig: which namespace it is, where that is another from now on; empty if not."""
 
@@ -159,6 +163,8 @@ def _errors(spec: ClusterSpec) -> Iterator[FieldError]:
         yield FieldError("spec.shards", f"must be 1 to {_MOST_SHARDS}", spec.shards)
     if spec.qps is not None and not 1 <= spec.qps <= _MOST_QPS:
         yield FieldError("spec.qps", f"must be 1 to {_MOST_QPS} calls a second", spec.qps)
+    if spec.in_flight is not None and not 1 <= spec.in_flight <= _MOST_IN_FLIGHT:
+        yield FieldError("spec.inFlight", f"must be 1 to {_MOST_IN_FLIGHT} calls at the same time", spec.in_flight)
     if len(spec.sites) > _MOST_SITES:
         yield FieldError("spec.sites", f"must be {_MOST_SITES} at most")
     for index, site in enumerate(spec.sites):

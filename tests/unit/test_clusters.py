@@ -164,14 +164,24 @@ async def test_events_are_written_while_the_lease_lasts_and_no_longer(world: Wor
 
 
 @pytest.mark.parametrize("name", ["local", "fra"])
-async def test_what_a_cluster_allows_is_kept_to_as_soon_as_it_is_said(world: World, name: str) -> None:
+@pytest.mark.parametrize(
+    ("spec", "limits"),
+    [
+        ({"qps": 50}, Limits(qps=50, burst=100)),
+        ({"in_flight": 8}, Limits(in_flight=8)),
+        ({"qps": 50, "in_flight": 8}, Limits(qps=50, burst=100, in_flight=8)),
+    ],
+)
+async def test_what_a_cluster_allows_is_kept_to_as_soon_as_it_is_said(
+    world: World, name: str, spec: dict[str, Any], limits: Limits
+) -> None:
     """Of `local`, too, which stays the one that this replica was started with, whatever else its record says."""
     sealed_for = "muc" if name == "local" else name
     await world.register("fra")
     await world.until(lambda: world.limits(name) == DEFAULT_LIMITS)
 
-    await world.register(name, qps=50, sealed_for=sealed_for)
-    await world.until(lambda: world.limits(name) == Limits(qps=50, burst=100))
+    await world.register(name, sealed_for=sealed_for, **spec)
+    await world.until(lambda: world.limits(name) == limits)
 
     await world.register(name, sealed_for=sealed_for)
     await world.until(lambda: world.limits(name) == DEFAULT_LIMITS)

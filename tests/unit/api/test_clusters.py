@@ -91,6 +91,9 @@ async def test_what_is_refused_is_told_without_what_was_sent(replica: Replica) -
         ({"namespace": "Not A Namespace"}, "spec.namespace"),
         ({"sites": ["ok", "not ok"]}, "spec.sites[1]"),
         ({"qps": 0}, "spec.qps"),
+        ({"inFlight": 0}, "spec.inFlight"),
+        ({"inFlight": 1001}, "spec.inFlight"),
+        ({"inFlight": "8"}, "spec.inFlight"),
         ({"inCluster": True}, "spec.inCluster"),
         ({"inCluster": True, "kubeconfig": "", "context": "fra"}, "spec.inCluster"),
         ({"inCluster": "yes"}, "spec.inCluster"),
@@ -127,6 +130,31 @@ async def test_other_changes_leave_the_kubeconfig(replica: Replica) -> None:
     answer_of(await replica.http.put(f"{CLUSTERS}/fra", json=made, headers=ANY), 200)
 
     assert (stored(replica).spec.qps, token_of(replica)) == (50, TOKEN)
+
+
+async def test_the_specification_has_how_much_may_be_taken(replica: Replica) -> None:
+    schemas = (await replica.get("/openapi.json"))["components"]["schemas"]
+
+    for schema in ("ClusterSpecInput", "ClusterSpecView"):
+        assert {"qps", "inFlight"} <= schemas[schema]["properties"].keys()
+
+
+@pytest.mark.parametrize("name", ["fra", "local"])
+async def test_how_much_of_a_cluster_is_taken_can_be_said_and_taken_back(replica: Replica, name: str) -> None:
+    limits: dict[str, Any] = {"qps": 50, "inFlight": 8}
+    if name == "fra":
+        answer_of(await replica.http.post(CLUSTERS, json=document(**limits)), 201)
+    else:
+        answer_of(await patched(replica, {"spec": limits}, name), 200)
+
+    assert (stored(replica, name).spec.qps, stored(replica, name).spec.in_flight) == (50, 8)
+    shown = answer_of(await replica.http.get(f"{CLUSTERS}/{name}"), 200)
+    assert limits.items() <= shown["spec"].items()
+    shown["metadata"]["tags"] = ["kept"]
+    answer_of(await replica.http.put(f"{CLUSTERS}/{name}", json=shown, headers=ANY), 200)
+    assert stored(replica, name).spec.in_flight == 8
+    answer_of(await patched(replica, {"spec": {"inFlight": None}}, name), 200)
+    assert (stored(replica, name).spec.qps, stored(replica, name).spec.in_flight) == (50, None)
 
 
 async def test_the_cluster_of_the_pods_needs_no_kubeconfig_and_there_is_one_of_them(replica: Replica) -> None:

@@ -11,7 +11,7 @@ import yaml
 ROUTE = "/api/v1/clusters"
 UID = "3cc31835-97f2-483b-88d2-272ba65a1ef9"
 CREATED = "2026-01-01T00:00:00Z"
-FRA = {
+FRA: dict[str, Any] = {
     "kind": "Cluster",
     "metadata": {"name": "fra", "revision": 7, "labels": {}, "tags": [], "createdAt": CREATED, "updatedAt": CREATED},
     "spec": {"shards": 2, "context": "fra", "namespace": "tinkerbell", "sites": ["fra1"]},
@@ -54,6 +54,21 @@ def test_one_is_added_with_everything_inline(swarm: Any, at_swarm: Any, kubeconf
     sent = swarm.requests[-1].body
     assert (sent["spec"]["sites"], sent["spec"]["shards"]) == (["fra1"], 2)
     assert json.loads(sent["spec"]["kubeconfig"])["users"][0]["user"] == {"token": "a-token"}
+
+
+def test_how_much_of_it_is_taken_is_sent_kept_and_described(swarm: Any, at_swarm: Any, kubeconfig: Path) -> None:
+    limits = {"qps": 50, "inFlight": 8}
+    swarm.refuse(f"GET {ROUTE}/fra", 404, "not-found", "There is no cluster fra.")
+    swarm.reply(f"POST {ROUTE}", 201, FRA)
+    at_swarm("cluster", "add", "fra", "--kubeconfig", str(kubeconfig), "--qps", "50", "--in-flight", "8")
+    assert limits.items() <= swarm.requests[-1].body["spec"].items()
+
+    swarm.reply(f"GET {ROUTE}/fra", 200, FRA | {"spec": FRA["spec"] | limits})
+    swarm.reply(f"PUT {ROUTE}/fra", 200, FRA)
+    at_swarm("cluster", "add", "fra", "--kubeconfig", str(kubeconfig))
+    assert limits.items() <= swarm.requests[-1].body["spec"].items()
+    assert re.search(r"^Calls at once:? +8$", at_swarm("describe", "cluster", "fra").out, re.MULTILINE)
+    assert at_swarm("cluster", "add", "fra", "--in-flight", "0").code == 2
 
 
 def test_one_that_is_there_gets_new_credentials_and_keeps_the_rest(swarm: Any, at_swarm: Any, kubeconfig: Path) -> None:

@@ -331,6 +331,27 @@ async def test_a_server_that_asks_for_an_hour_is_asked_again_after_less_than_a_m
         assert await kube.get(REF) == OBJECT
 
 
+async def test_no_more_calls_are_under_way_at_once_than_are_allowed(tmp_path: Path) -> None:
+    answered = asyncio.Event()
+    under_way, most = 0, 0
+
+    async def late(writer: asyncio.StreamWriter) -> None:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        if under_way == 2:
+            # Whoever else may come has come, once the loop has gone round.
+            asyncio.get_running_loop().call_later(0.1, answered.set)
+        await answered.wait()
+        under_way -= 1
+        await reply(200, OBJECT)(writer)
+
+    async with ScriptedServer(*[late] * 6) as server, connection(server, tmp_path, in_flight=2, deadline=60) as kube:
+        await asyncio.gather(*(kube.get(REF) for _ in range(6)))
+
+    assert (most, len(server.seen)) == (2, 6)
+
+
 async def test_a_refused_token_is_read_again_once(tmp_path: Path) -> None:
     naps = Naps()
     steps = [reply(200, OBJECT), reply(401, failure(401)), reply(200, OBJECT)]
