@@ -93,7 +93,7 @@ async def _uid_there(desk: Desk, name: str, sent: ClusterSpecInput) -> str:
         moves = known is not None and namespace != known.spec.namespace and name != LOCAL
         return await desk.context.identify(name, "", namespace) if moves else ""
     try:
-        given = handed(sent.kubeconfig, sent.context)
+        given = handed(sent.kubeconfig, desk.context.now(), sent.context)
     except Invalid:
         # It will be refused, and the cluster need not be asked for that.
         return ""

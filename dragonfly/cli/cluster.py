@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +192,7 @@ def _kubeconfig(file: str | None, context: str) -> str:
     said = file or os.environ.get("KUBECONFIG") or "~/.kube/config"
     paths = [Path(said).expanduser()] if file else [Path(part).expanduser() for part in said.split(os.pathsep) if part]
     try:
-        return flattened(paths, context)
+        return flattened(paths, datetime.now(UTC), context)
     except Invalid as error:
         reasons = "; ".join(wrong.message for wrong in error.errors)
         raise CliError(f"the kubeconfig {said} cannot be sent: {reasons}", Exit.USAGE) from error

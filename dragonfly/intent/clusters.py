@@ -249,7 +249,7 @@ def _contradictions(name: str, sent: ClusterSpecInput) -> Iterator[FieldError]:
 def _led(name: str, cluster: Cluster, sent: ClusterSpecInput, terms: Terms) -> Cluster:
     """Lead to the cluster by what was sent: a kubeconfig, or the pods that replicas run in."""
     if not sent.in_cluster:
-        return _with_kubeconfig(name, cluster, handed(sent.kubeconfig, sent.context), terms)
+        return _with_kubeconfig(name, cluster, handed(sent.kubeconfig, terms.now, sent.context), terms)
     spec = msgspec.structs.replace(cluster.spec, in_cluster=True, context="")
     return msgspec.structs.replace(cluster, spec=spec, server="", server_side=IN_CLUSTER, sealed_kubeconfig="", mark="")
 

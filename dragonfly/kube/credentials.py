@@ -12,18 +12,16 @@ import base64
 import math
 import os
 import ssl
-import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
-from cryptography import x509
 from kubernetes.aio.client.configuration import Configuration
 from kubernetes.aio.client.rest import RESTClientObject
 from kubernetes.aio.config import ConfigException, load_incluster_config
 
-from dragonfly.kube import contexts, plugin, proxy
+from dragonfly.kube import client_certificate, contexts, plugin, proxy
 from dragonfly.kube.contexts import Chosen, Entry
 from dragonfly.kube.errors import Invalid
 
@@ -155,16 +153,8 @@ def _tls(  # noqa: PLR0917 - what one context says of TLS
         tls = ssl.create_default_context(cadata=authority.decode() if authority else None)
     except (ssl.SSLError, ValueError) as error:
         raise cluster.wrong("certificate-authority", f"holds no certificate: {error}") from error
-    if not certificate:
-        return tls
-    try:
-        expiry = x509.load_pem_x509_certificate(certificate).not_valid_after_utc
-        _present(tls, certificate, key)
-    except (ssl.SSLError, ValueError) as error:
-        message = f"with client-key is no certificate with its key: {error}"
-        raise user.wrong("client-certificate", message) from error
-    if expiry <= now:
-        raise user.wrong("client-certificate", f"expired at {expiry:%Y-%m-%dT%H:%M:%SZ}; get a new one")
+    if certificate:
+        client_certificate.present(tls, user, certificate, key, now)
     return tls
 
 
@@ -185,20 +175,6 @@ def _in_cluster() -> Login:
         proxy=proxy.from_environment(server, os.environ),
         valid_for=REREAD,
     )
-
-
-def _present(tls: ssl.SSLContext, certificate: bytes, key: bytes) -> None:
-    """Make `tls` present a client certificate; Python's ssl reads those from files only, so it gets one in memory."""
-    with _nameless_file() as file:
-        file.write(certificate + b"\n" + key)
-        file.seek(0)
-        tls.load_cert_chain(f"/dev/fd/{file.fileno()}")
-
-
-def _nameless_file() -> IO[bytes]:
-    if hasattr(os, "memfd_create"):  # Linux
-        return os.fdopen(os.memfd_create("client-certificate"), "w+b")
-    return tempfile.TemporaryFile()
 
 
 def _contents(path: str | None) -> bytes:

@@ -10,6 +10,7 @@ import binascii
 import json
 import ssl
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -17,7 +18,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from dragonfly.kube import contexts
+from dragonfly.kube import client_certificate, contexts
 from dragonfly.kube.contexts import Entry
 from dragonfly.kube.errors import KubeError
 from dragonfly.model.values import FieldError, Invalid
@@ -55,11 +56,12 @@ class Handed(NamedTuple):
         return f"Handed({self.context!r}, {self.server!r})"
 
 
-def handed(text: str, context: str = "") -> Handed:
+def handed(text: str, now: datetime, context: str = "") -> Handed:
     """Return one context of a kubeconfig that was sent; the current one if `context` is empty.
 
     Raises:
-        Invalid: it cannot be read, or has what is not taken from others.
+        Invalid: it cannot be read, or has what is not taken from others, or a client certificate that has expired at
+            `now`.
     """
     document = _parsed(text)
     name = context or str(document.get("current-context") or "")
@@ -81,17 +83,17 @@ def handed(text: str, context: str = "") -> Handed:
         "users": [{"name": name, "user": _taken(user, _USER)}],
     }
     try:
-        contexts.chosen(only)
+        _check_certificate(contexts.chosen(only).user, now)
     except KubeError as error:
         raise _invalid(f"cannot be used: {error.message}") from error
     return Handed(json.dumps(only, sort_keys=True), name, str(cluster["server"]), _server_side(cluster))
 
 
-def flattened(paths: Sequence[Path], context: str = "") -> str:
+def flattened(paths: Sequence[Path], now: datetime, context: str = "") -> str:
     """Return a kubeconfig of one context with everything inline, out of files as in KUBECONFIG.
 
     Raises:
-        Invalid: it needs what cannot be handed over.
+        Invalid: it needs what cannot be handed over, or has a client certificate that has expired at `now`.
         KubeError: the files are no kubeconfig, there is no such context, a file that it names cannot be read, or its
             user does not say who it is.
     """
@@ -105,13 +107,20 @@ def flattened(paths: Sequence[Path], context: str = "") -> str:
         "clusters": [{"name": name, "cluster": _inlined(cluster)}],
         "users": [{"name": name, "user": handed_user}],
     }
-    return handed(json.dumps(single), name).text
+    return handed(json.dumps(single), now, name).text
 
 
 def server_side_of(text: str) -> str:
     """Return the fingerprint of a kubeconfig that `handed` returned."""
     [cluster] = json.loads(text)["clusters"]
     return _server_side(cluster["cluster"])
+
+
+def _check_certificate(user: Entry, now: datetime) -> None:
+    """As every replica does at its login, where it would only be logged: the former login goes on."""
+    if certificate := contexts.contents(user, "client-certificate"):
+        key = contexts.contents(user, "client-key")
+        client_certificate.present(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), user, certificate, key, now)
 
 
 def _server_side(cluster: Mapping[str, Any]) -> str:

@@ -1,13 +1,16 @@
 """Clusters over HTTP: registered, changed, removed; what they hold of people's secrets; machines in them."""
 
+import base64
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dragonfly.model.cluster import Checkup, Cluster, MissingRight
 from dragonfly.model.swarm import Claim, Member
+from dragonfly.sandbox.pki import Authority
 from dragonfly.store import keys, records
 from dragonfly.store.values import Put
 from tests.unit.api.replicas import ANY, MERGE, SEAL, Replica, World, answer_of, fields_of, problem_of
@@ -121,6 +124,36 @@ async def test_a_new_token_replaces_the_old_one_and_the_same_changes_nothing(rep
 
     assert token_of(replica) == "the-next-token"
     assert first["metadata"]["revision"] == again["metadata"]["revision"]
+
+
+async def test_an_expired_client_certificate_is_refused_with_its_date_and_changes_nothing(
+    world: World, tmp_path: Path
+) -> None:
+    asked: list[str] = []
+
+    async def identify(name: str, *_: str) -> str:
+        asked.append(name)
+        return ""
+
+    replica = world.replica(identify=identify)
+    answer_of(await replica.http.post(CLUSTERS, json=document()), 201)
+    asked.clear()
+    client = Authority(tmp_path, "a-ca", datetime(2024, 1, 1, tzinfo=UTC)).client("dragonfly")
+    files = {"client-certificate-data": client.certificate, "client-key-data": client.key}
+    user = {field: base64.b64encode(file.read_bytes()).decode() for field, file in files.items()}
+    sent = json.loads(kubeconfig())
+    sent["users"][0]["user"] = user
+    expired = {"spec": {"kubeconfig": json.dumps(sent)}}
+
+    renewed = await patched(replica, expired)
+    registered = await replica.http.post(CLUSTERS, json=document("muc") | expired)
+
+    for answer in (renewed, registered):
+        assert fields_of(problem_of(answer, 422, "invalid")) == ["spec.kubeconfig"]
+        assert "users[fra].user.client-certificate: expired at 2024-12-31T00:00:00Z; get a new one" in answer.text
+        assert user["client-key-data"] not in answer.text
+    assert token_of(replica) == TOKEN
+    assert asked == [], "a cluster is not asked with what is refused"
 
 
 async def test_other_changes_leave_the_kubeconfig(replica: Replica) -> None:

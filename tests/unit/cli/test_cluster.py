@@ -2,11 +2,14 @@
 
 import json
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+from dragonfly.sandbox.pki import Authority
 
 ROUTE = "/api/v1/clusters"
 UID = "3cc31835-97f2-483b-88d2-272ba65a1ef9"
@@ -95,6 +98,21 @@ def test_a_kubeconfig_that_cannot_be_sent_is_told(at_swarm: Any, kubeconfig: Pat
     assert (plugin.code, missing.code) == (2, 2)
     assert "kubectl create token" in plugin.err
     assert "no kubeconfig at" in missing.err
+
+
+def test_an_expired_client_certificate_is_told_before_anything_is_sent(
+    swarm: Any, at_swarm: Any, kubeconfig: Path, tmp_path: Path
+) -> None:
+    client = Authority(tmp_path, "a-ca", datetime(2020, 1, 1, tzinfo=UTC)).client("ada")
+    document = yaml.safe_load(kubeconfig.read_text())
+    document["users"][0]["user"] = {"client-certificate": str(client.certificate), "client-key": str(client.key)}
+    kubeconfig.write_text(yaml.safe_dump(document))
+
+    done = at_swarm("cluster", "add", "fra", "--kubeconfig", str(kubeconfig))
+
+    assert done.code == 2
+    assert "client-certificate: expired at 2020-12-31T00:00:00Z; get a new one" in done.err
+    assert not swarm.requests
 
 
 @pytest.mark.parametrize(

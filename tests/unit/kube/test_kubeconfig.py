@@ -39,7 +39,7 @@ def kubeconfig(*, cluster: dict[str, Any] | None = None, user: dict[str, Any] | 
 
 @pytest.mark.parametrize("write", [json.dumps, yaml.safe_dump])
 def test_one_context_is_kept_and_no_other_credentials(write: Any) -> None:
-    kept = handed(write(kubeconfig()))
+    kept = handed(write(kubeconfig()), NOW)
 
     assert (kept.context, kept.server) == ("fra", "https://10.0.0.1:6443")
     assert "a-token" in kept.text
@@ -66,7 +66,7 @@ def test_one_context_is_kept_and_no_other_credentials(write: Any) -> None:
 )
 def test_what_is_refused_is_named(cluster: dict[str, Any], user: dict[str, Any] | None, told: str) -> None:
     with pytest.raises(Invalid) as refused:
-        handed(json.dumps(kubeconfig(cluster=cluster, user=user)))
+        handed(json.dumps(kubeconfig(cluster=cluster, user=user)), NOW)
 
     assert told in str(refused.value)
     assert "a-token" not in str(refused.value)
@@ -87,12 +87,12 @@ def test_what_is_refused_is_named(cluster: dict[str, Any], user: dict[str, Any] 
 )
 def test_what_is_no_kubeconfig_is_told(text: str, told: str) -> None:
     with pytest.raises(Invalid, match=told):
-        handed(text)
+        handed(text, NOW)
 
 
 def test_a_context_that_is_not_there_is_told() -> None:
     with pytest.raises(Invalid, match=r"spec\.context: names a context 'muc'"):
-        handed(json.dumps(kubeconfig()), "muc")
+        handed(json.dumps(kubeconfig()), NOW, "muc")
 
 
 async def test_files_become_inline_and_work(tmp_path: Path, authority: Authority) -> None:
@@ -102,16 +102,40 @@ async def test_files_become_inline_and_work(tmp_path: Path, authority: Authority
     document = kubeconfig(cluster={"certificate-authority": str(authority.ca)}, user=files)
     (tmp_path / "config").write_text(yaml.safe_dump(document))
 
-    text = flattened([tmp_path / "config"])
+    text = flattened([tmp_path / "config"], NOW)
 
     assert base64.b64encode(authority.ca.read_bytes()).decode() in text
-    login = await log_in(Inline(handed(text).text), NOW)
+    login = await log_in(Inline(handed(text, NOW).text), NOW)
     assert (login.server, login.authorization) == ("https://10.0.0.1:6443", "Bearer from-a-file")
     assert "from-a-file" not in repr(Inline(text))
+
+
+@pytest.mark.parametrize("after", [dt.timedelta(days=365), dt.timedelta(days=999)])
+def test_a_client_certificate_that_has_expired_is_told_with_its_date(tmp_path: Path, after: dt.timedelta) -> None:
+    client = Authority(tmp_path, "a-ca", NOW).client("dragonfly")
+    files = {"client-certificate": str(client.certificate), "client-key": str(client.key)}
+    (tmp_path / "config").write_text(yaml.safe_dump(kubeconfig(user=files)))
+    told = r"spec\.kubeconfig: cannot be used: kubeconfig: users\[fra\].user.client-certificate: expired at 20\d\d-"
+
+    text = flattened([tmp_path / "config"], NOW)
+    assert handed(text, NOW).text == text
+    with pytest.raises(Invalid, match=told):
+        handed(text, NOW + after)
+    with pytest.raises(Invalid, match=told):
+        flattened([tmp_path / "config"], NOW + after)
+
+
+def test_a_client_certificate_that_its_key_does_not_belong_to_is_told(tmp_path: Path, authority: Authority) -> None:
+    client, other = authority.client("dragonfly"), authority.client("other")
+    pair = {"client-certificate": client.certificate, "client-key": other.key}
+    user = {f"{field}-data": base64.b64encode(path.read_bytes()).decode() for field, path in pair.items()}
+
+    with pytest.raises(Invalid, match="with client-key is no certificate with its key"):
+        handed(json.dumps(kubeconfig(user=user)), NOW)
 
 
 def test_a_plugin_cannot_be_sent(tmp_path: Path) -> None:
     (tmp_path / "config").write_text(yaml.safe_dump(kubeconfig()))
 
     with pytest.raises(Invalid, match="kubectl create token"):
-        flattened([tmp_path / "config"], "other")
+        flattened([tmp_path / "config"], NOW, "other")
