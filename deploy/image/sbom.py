@@ -37,7 +37,13 @@ def bill(wheels: Path, packages: str, distribution: str, time: datetime) -> dict
     installed = {_normal(found.name): found for found in metadata.distributions()}
     root = _library(installed.pop(_ROOT), {})
     libraries = [_library(installed[name], hashes) for name in sorted(installed)]
-    components = libraries + list(_packages(packages, distribution))
+    base = list(_packages(packages, distribution))
+    components = libraries + base
+    dependencies: list[dict[str, Any]] = []
+    if not any(re.fullmatch(r"python3\.\d+(-minimal)?", package["name"]) for package in base):
+        python = _interpreter()
+        components.append(python)
+        dependencies.append({"ref": python["bom-ref"], "dependsOn": []})
     everything = {_ROOT: metadata.distribution(_ROOT), **installed}
     document: dict[str, Any] = {
         "bomFormat": "CycloneDX",
@@ -45,10 +51,18 @@ def bill(wheels: Path, packages: str, distribution: str, time: datetime) -> dict
         "version": 1,
         "metadata": {"timestamp": time.strftime("%Y-%m-%dT%H:%M:%SZ"), "component": {**root, "type": "application"}},
         "components": components,
-        "dependencies": [_depends(everything[name], everything) for name in sorted(everything)],
+        "dependencies": dependencies + [_depends(everything[name], everything) for name in sorted(everything)],
     }
     content = hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
     return {**document, "serialNumber": f"urn:uuid:{uuid.uuid5(_NAMESPACE, content)}"}
+
+
+def _interpreter() -> dict[str, Any]:
+    """This Python, where it is no package of the base: the images of that name build it from source."""
+    version = ".".join(map(str, sys.version_info[:3]))
+    purl = f"pkg:generic/python@{version}"
+    cpe = f"cpe:2.3:a:python:python:{version}:*:*:*:*:*:*:*"
+    return {"type": "library", "bom-ref": purl, "name": "python", "version": version, "purl": purl, "cpe": cpe}
 
 
 def _library(found: metadata.Distribution, hashes: Mapping[str, str]) -> dict[str, Any]:

@@ -64,3 +64,32 @@ def test_it_tells_settings_that_there_are_and_files_that_it_has() -> None:
     assert told.keys() <= known
     assert set(told.values()) == credentials.keys()
     assert all(path == f"/etc/dragonfly/credentials/{name}" for name, path in credentials.items())
+
+
+WAYS = ("etcd-password.conf", "relay.conf")
+"""Drop-ins for other ways into etcd than a certificate."""
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_another_way_into_etcd_names_no_file_that_it_does_not_hand_over(way: str) -> None:
+    added = (UNIT.parent / way).read_text()
+    text = UNIT.read_text() + added
+    handed = text.rpartition("LoadCredential=\n")[2]
+    credentials = dict(re.findall(r"^LoadCredential=([^:]+):(.*)$", handed, re.MULTILINE))
+    (unset,) = re.findall(r"^UnsetEnvironment=(.*)$", text, re.MULTILINE)
+    told = dict(re.findall(r"^Environment=(\w+)=%d/(.*)$", text, re.MULTILINE))
+
+    assert told.keys() <= {setting.env for setting in SETTINGS}
+    assert set(unset.split()) <= told.keys()
+    assert {name for variable, name in told.items() if variable not in unset.split()} == credentials.keys()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_systemd_understands_every_line_of_another_way(unit: Path, way: str) -> None:
+    beside = unit.with_name(f"{unit.name}.d")
+    beside.mkdir()
+    (beside / way).write_text((UNIT.parent / way).read_text())
+
+    found = analyzed("verify", "--man=no", str(unit), str(unit.with_suffix(".socket")))
+
+    assert (found.returncode, found.stderr) == (0, "")

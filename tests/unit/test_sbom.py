@@ -1,5 +1,6 @@
 """The bill of materials of an image."""
 
+import platform
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -48,3 +49,18 @@ def test_each_reference_leads_to_a_component(tmp_path: Path) -> None:
 def test_the_same_materials_make_the_same_bill(tmp_path: Path) -> None:
     assert bill(tmp_path, STATUS, "debian", TIME) == bill(tmp_path, STATUS, "debian", TIME)
     assert bill(tmp_path, "", "debian", TIME)["serialNumber"] != bill(tmp_path, STATUS, "debian", TIME)["serialNumber"]
+
+
+def test_the_interpreter_is_in_it_whether_or_not_the_base_has_it_as_a_package(tmp_path: Path) -> None:
+    debians = (
+        STATUS + "\nPackage: python3.11-minimal\nStatus: install ok installed\nArchitecture: amd64\nVersion: 3.11.2-6\n"
+    )
+
+    built, packaged = (bill(tmp_path, status, "debian", TIME)["components"] for status in (STATUS, debians))
+
+    (python,) = [component for component in built if component["name"] == "python"]
+    assert python["purl"] == f"pkg:generic/python@{platform.python_version()}"
+    assert [component["name"] for component in packaged if component["name"].startswith("python3")] == [
+        "python3.11-minimal"
+    ]
+    assert "python" not in {component["name"] for component in packaged}

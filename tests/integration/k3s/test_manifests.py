@@ -154,12 +154,48 @@ def test_values_reach_what_they_name() -> None:
         assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "dragonfly", "namespace": "provisioning"}]
 
 
+def test_tolerations_come_to_those_of_a_dead_node_or_replace_one_of_them() -> None:
+    gpu = "tolerations[0].key=gpu,tolerations[0].operator=Exists"
+    slow = "tolerations[1].key=node.kubernetes.io/not-ready,tolerations[1].tolerationSeconds=90"
+
+    found = templated("--set", f"{gpu},{slow}")
+
+    pod = found["Deployment", "dragonfly", "dragonfly"]["spec"]["template"]["spec"]
+    assert {one["key"]: one.get("tolerationSeconds") for one in pod["tolerations"]} == {
+        "node.kubernetes.io/unreachable": 30,
+        "gpu": None,
+        "node.kubernetes.io/not-ready": 90,
+    }
+
+
+@pytest.mark.parametrize("mode", ["shared", "external"])
+def test_a_setting_goes_before_what_the_chart_says_and_each_is_there_once(mode: str) -> None:
+    own = {
+        "DRAGONFLY_SITE": "b",
+        "DRAGONFLY_ETCD_CA_FILE": "/ca",
+        "DRAGONFLY_NAMESPACE": "metal",
+        "NO_PROXY": "10.0.0.1",
+    }
+    said = ",".join(f"settings.{name}={value}" for name, value in own.items())
+
+    found = templated("--set", f"etcd.mode={mode},site=a,{said}")
+
+    (server,) = found["Deployment", "dragonfly", "dragonfly"]["spec"]["template"]["spec"]["containers"]
+    names = [one["name"] for one in server["env"]]
+    assert len(names) == len(set(names))
+    assert own.items() <= {one["name"]: one.get("value") for one in server["env"]}.items()
+
+
 def test_the_fence_can_be_left_out() -> None:
     assert not [name for name in templated("--set", "fence=false") if name[0].startswith("Cluster")]
 
 
 @pytest.mark.parametrize(
-    "value", ["replicas=0", "replica=3", "etcd.mode=own", "egressPorts={0}", "settings.LEASE=1", "image.digest=abc"]
+    "value",
+    [
+        *("replicas=0", "replica=3", "etcd.mode=own", "egressPorts={0}", "settings.LEASE=1", "image.digest=abc"),
+        "resources.limts.memory=1Gi",
+    ],
 )
 def test_a_value_that_makes_no_sense_is_refused(value: str) -> None:
     with pytest.raises(subprocess.CalledProcessError) as refused:
