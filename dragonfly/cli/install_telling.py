@@ -49,6 +49,7 @@ class Teller:
         elif event.event == "progress":
             self._doing(f"{self._title}: {event.text}")
         elif event.event == "undo" and event.state == "started":
+            self._title = event.text
             self._doing(event.text)
         else:
             words = f"stays: {_staying(event.text)}" if event.event == "kept" else f"done: {event.text}"

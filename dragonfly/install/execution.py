@@ -4,6 +4,7 @@ Invariant: for every step that has touched anything, the journal has what takes 
 holds at any moment, so a crash anywhere leaves something that a second call goes on with, and that uninstalling undoes.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Final, Literal, Protocol
 
@@ -88,7 +89,7 @@ class Hands(Protocol):
             StepFailed: it can't be.
         """
 
-    def take_back(self, undo: Undo) -> str:
+    def take_back(self, undo: Undo, say: Callable[[str], None]) -> str:
         """Undo it, be it in part or undone already; return a remark, or nothing.
 
         Raises:
@@ -127,10 +128,14 @@ def _step(step: Step, last: Record | None, hands: Hands, journal: Journal, say: 
     say("started", step.title)
     if last is None or last.state == "undone":
         journal.begun(step.name, (*hands.undo_of(step.name, step.action), *(last.undo if last else ())))
-    proof = hands.carry_out(step.action, lambda text: tell(Event("progress", step.name, text)))
+    proof = hands.carry_out(step.action, functools.partial(_progress, tell, step.name))
     journal.done(step.name, proof)
     say("done", step.done)
     return proof
+
+
+def _progress(tell: Tell, step: str, text: str) -> None:
+    tell(Event("progress", step, text))
 
 
 class Remains(msgspec.Struct, frozen=True):
@@ -164,7 +169,7 @@ def uninstall(hands: Hands, journal: Journal, tell: Tell, *, carriers: Carriers,
             if isinstance(undo, LeaveCluster):
                 _note_leaving(journal, carriers)
             tell(Event("undo", back.step, in_words(undo), "started"))
-            remark = hands.take_back(undo)
+            remark = hands.take_back(undo, functools.partial(_progress, tell, back.step))
             tell(Event("undo", back.step, remark or in_words(undo), "done"))
         if not back.is_settled:
             journal.undone(back.step, back.staying)

@@ -63,7 +63,6 @@ T = TypeVar("T")
 _PAUSE: Final = 0.5
 _BACK_SECONDS: Final = 300
 _TELL_SECONDS: Final = 20
-_LEAVE_SECONDS: Final = 120
 _DOWN_SECONDS: Final = 90
 """systemd starts k3s again within some; one that stays away for so long does not come."""
 
@@ -131,10 +130,8 @@ class RealHands:
                 return self.secrets.has_own(action)
             case GiveEtcd():
                 return self.secrets.has_given(action)
-            case FoundEtcd():
-                return self.own_etcd.has_found(action)
-            case JoinEtcd():
-                return self.own_etcd.has_joined(action)
+            case FoundEtcd() | JoinEtcd():
+                return self.own_etcd.has_member(action)
             case AwaitImage(hostname, image):
                 return hostname not in cluster.hosts_without(image)
             case AwaitReplicas(namespace, name):
@@ -207,11 +204,8 @@ class RealHands:
                 self.secrets.make_own(action, say)
             case GiveEtcd():
                 self.secrets.give(action, say)
-            case FoundEtcd():
-                self.own_etcd.found(action, say)
-                self._wait(lambda: self.own_etcd.join(action, say), action.seconds, say)
-            case JoinEtcd():
-                self._wait(lambda: self.own_etcd.join(action, say), action.seconds, say)
+            case FoundEtcd() | JoinEtcd():
+                self._wait(lambda: self.own_etcd.have_member(action, say), action.seconds, say)
             case AwaitImage(hostname, image, seconds):
                 self._wait(lambda: self._untold(hostname, image), seconds, say)
             case AwaitReplicas(namespace, name, seconds):
@@ -222,7 +216,7 @@ class RealHands:
                 raise StepFailed(f"nobody knows how to do {action!r}")
         return ""
 
-    def take_back(self, undo: Undo) -> str:
+    def take_back(self, undo: Undo, say: Say) -> str:
         host = self._host
         match undo:
             case RemoveFile() | RestoreFile() | RemoveDirectory():
@@ -231,8 +225,8 @@ class RealHands:
                 host.remove_tree(path)
             case StopService(unit):
                 host.stop(unit)
-            case LeaveEtcd(hostname):
-                self._wait(lambda: self.own_etcd.leave(hostname, self.secrets.give_endpoints), _LEAVE_SECONDS, _unsaid)
+            case LeaveEtcd(hostname, seconds):
+                self._wait(lambda: self.own_etcd.leave(hostname, self.secrets.give_endpoints), seconds, say)
             case LeaveCluster(hostname):
                 return self._cluster.leave(hostname)
             case DeleteObjects(objects):
@@ -367,10 +361,6 @@ class RealHands:
 
         self._wait(problem, action.seconds, say)
         return f"http://{address}:{action.port}"
-
-
-def _unsaid(text: str) -> None:
-    pass
 
 
 def _hostname() -> str:

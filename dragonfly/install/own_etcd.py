@@ -88,49 +88,51 @@ class OwnEtcd:
         """
         return self._cluster.get(DAEMONS) is not None
 
-    def has_found(self, action: FoundEtcd) -> bool:
-        access = self._secrets.access()
-        if has_grown(access):
-            return self._next(action.hostname, action.address) is None
-        return bool(access) and self._is_labelled(action.hostname)
+    def has_member(self, action: FoundEtcd | JoinEtcd) -> bool:
+        """Whether there is nothing to do, as far as the API server tells; also if the swarm has no etcd of its own.
 
-    def found(self, action: FoundEtcd, say: Say) -> None:
+        Raises:
+            StepFailed: that etcd does not tell.
+        """
+        try:
+            if isinstance(action, FoundEtcd) and not has_grown(access := self._secrets.access()):
+                return bool(access) and self._is_labelled(action.hostname)
+            return not self.is_there() or self._next(action.hostname, action.address) is None
+        except ApiSilent:
+            return False
+
+    def have_member(self, action: FoundEtcd | JoinEtcd, say: Say) -> str:
+        """Make the next move for this host to have a member; return what is so by it, empty if nothing is left to do.
+
+        The first member is founded; to have its own again once there are others, the founder joins as all others do.
+
+        Raises:
+            StepFailed: the move can't be made.
+        """
+        try:
+            if isinstance(action, FoundEtcd) and not has_grown(access := self._secrets.access()):
+                self._found(action, access, say)
+                return ""
+            return self._joined(action.hostname, action.address, say) if self.is_there() else ""
+        except (_Silent, ApiSilent) as error:
+            return str(error)
+
+    def _found(self, action: FoundEtcd, access: Mapping[str, bytes], say: Say) -> None:
         """Make the authority, a certificate and a first member; those that are there stay.
 
         Raises:
             StepFailed: the API server refuses it, or there are other members, which would know neither.
         """
-        access = self._secrets.access()
-        if has_grown(access):
-            return  # to have its member again, the founder joins as all others do
         if not access:
             self._check_alone(action)
             first = f"{action.hostname}=https://{action.address}:{PEER_PORT}"
             self._secrets.found(first, action.address, say)
         self._label(action.hostname, MEMBER)
 
-    def has_joined(self, action: JoinEtcd) -> bool:
-        """Whether there is nothing to do, also because the swarm has no etcd of its own.
-
-        Raises:
-            StepFailed: it does not tell.
-        """
-        return not self.is_there() or self._next(action.hostname, action.address) is None
-
-    def join(self, action: JoinEtcd | FoundEtcd, say: Say) -> str:
-        """Make the next move for this host to have a member; return what is so by it, empty if nothing is left to do.
-
-        Raises:
-            StepFailed: the move can't be made.
-        """
-        if not self.is_there() or (isinstance(action, FoundEtcd) and not has_grown(self._secrets.access())):
-            return ""
-        try:
-            move = self._next(action.hostname, action.address)
-            done = self._made(move, action.hostname, action.address, say) if move else ""
-        except (_Silent, ApiSilent) as error:
-            return str(error)
-        return f"{done}{self._pods_trouble(action.hostname)}" if isinstance(move, Wait) else done
+    def _joined(self, host: str, address: str, say: Say) -> str:
+        move = self._next(host, address)
+        done = self._made(move, host, address, say) if move else ""
+        return f"{done}{self._pods_trouble(host)}" if isinstance(move, Wait) else done
 
     def endpoints(self, address: str) -> tuple[str, ...]:
         """Return where its clients are served.

@@ -5,12 +5,15 @@ An undo is made before its step touches anything, from what was there then, and 
 everything back needs neither the options of that day nor the files that they named.
 """
 
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
 from dragonfly.install.options import JoinedMode
 from dragonfly.kube.resources import Object
+
+_MEMBER_SECONDS: Final = 900
+"""How long a member of the swarm's own etcd may take to come or to go, with an API server that is away meanwhile."""
 
 
 class MakeDirectory(msgspec.Struct, frozen=True, tag="directory"):
@@ -124,7 +127,7 @@ class FoundEtcd(msgspec.Struct, frozen=True, tag="own-etcd"):
 
     hostname: str
     address: str
-    seconds: float = 900
+    seconds: float = _MEMBER_SECONDS
 
 
 class JoinEtcd(msgspec.Struct, frozen=True, tag="join-etcd"):
@@ -132,7 +135,7 @@ class JoinEtcd(msgspec.Struct, frozen=True, tag="join-etcd"):
 
     hostname: str
     address: str
-    seconds: float = 900
+    seconds: float = _MEMBER_SECONDS
 
 
 class AwaitImage(msgspec.Struct, frozen=True, tag="image"):
@@ -214,6 +217,7 @@ class LeaveEtcd(msgspec.Struct, frozen=True, tag="leave-etcd"):
     """Take a host's member out of the swarm's own etcd, after the replicas were told of those that stay."""
 
     hostname: str
+    seconds: float = _MEMBER_SECONDS
 
 
 class LeaveCluster(msgspec.Struct, frozen=True, tag="leave"):

@@ -53,8 +53,8 @@ def main() -> int:
         moment("carried out", "")
         return proof
 
-    def take(hands: RealHands, undo: Any) -> str:
-        remark = take_back(hands, undo)
+    def take(hands: RealHands, undo: Any, say: Callable[[str], None]) -> str:
+        remark = take_back(hands, undo, say)
         moment("taken back", str(undo))
         return remark
 

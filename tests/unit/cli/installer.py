@@ -118,7 +118,7 @@ class NoHands:
             return self.kept
         return "http://10.0.0.50:3000" if isinstance(action, SelfTest) else ""
 
-    def take_back(self, undo: Undo) -> str:
+    def take_back(self, undo: Undo, say: Callable[[str], None]) -> str:
         if self.cannot_undo and isinstance(undo, self.cannot_undo):
             raise StepFailed("a member does not answer")
         self.undone.append(undo)

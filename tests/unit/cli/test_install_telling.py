@@ -114,6 +114,8 @@ def test_taking_back_is_told_the_same_way() -> None:
     with Teller(terminal.console, as_json=False) as tell:
         tell(Event("undo", "k3s", "stop k3s.service and its containers", "started"))
         terminal.shows(lambda lines: bool(lines) and lines[-1].endswith("stop k3s.service and its containers"))
+        tell(Event("progress", "k3s", "a pod is still there"))
+        terminal.shows(lambda lines: lines[-1].endswith("stop k3s.service and its containers: a pod is still there"))
         tell(Event("undo", "k3s", "stop k3s.service and its containers", "done"))
         tell(Event("kept", "data", "remove /var/lib/rancher"))
 

@@ -243,9 +243,8 @@ class Server:
     def found(self) -> None:
         own, secrets = self.hands()
         action = FoundEtcd(self.name, self.address)
-        if not own.has_found(action):
-            own.found(action, self.said.append)
-            while problem := own.join(action, self.said.append):
+        if not own.has_member(action):
+            while problem := own.have_member(action, self.said.append):
                 self.said.append(problem)
         # Its pod starts as the first member.
         data = self.world.data(self.name)
@@ -262,9 +261,9 @@ class Server:
         """To its end, or as long as it looks."""
         own, secrets = self.hands()
         action = JoinEtcd(self.name, self.address)
-        if not own.has_joined(action):
+        if not own.has_member(action):
             for _ in range(looks):
-                if not (problem := own.join(action, self.said.append)):
+                if not (problem := own.have_member(action, self.said.append)):
                     break
                 self.said.append(problem)
             else:
@@ -276,7 +275,7 @@ class Server:
         return own.leave(self.name, secrets.give_endpoints)
 
     def has_joined(self) -> bool:
-        return self.hands()[0].has_joined(JoinEtcd(self.name, self.address))
+        return self.hands()[0].has_member(JoinEtcd(self.name, self.address))
 
     def former(self) -> list[str]:
         """What was set aside here, as whose data it was."""

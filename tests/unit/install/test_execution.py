@@ -20,8 +20,11 @@ from dragonfly.install.steps import (
     Action,
     CopyFile,
     DeleteObjects,
+    FoundEtcd,
     Gone,
+    JoinEtcd,
     LeaveCluster,
+    LeaveEtcd,
     MakeDirectory,
     MakeSecrets,
     Plan,
@@ -209,9 +212,9 @@ def test_a_founder_that_leaves_takes_nothing_out_of_the_cluster_and_all_off_itse
     taken: list[Undo] = []
     real = world.hands.take_back
 
-    def take(undo: Undo) -> str:
+    def take(undo: Undo, say: Callable[[str], None]) -> str:
         taken.append(undo)
-        return real(undo)
+        return real(undo, say)
 
     monkeypatch.setattr(world.hands, "take_back", take)
     monkeypatch.setattr(world.hands, "carriers", lambda: Carriers("host-1", ("host-2",)))
@@ -333,14 +336,31 @@ def test_a_step_that_fails_tells_what_stands_and_what_is_missing(world: World, t
     assert tree(world.root) == world.before
 
 
+def test_who_leaves_the_swarms_own_etcd_tells_what_it_waits_for_and_waits_as_long_as_who_joins(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.install()
+    answers = iter(["nodes cannot be read: the API server is busy", ""])
+    monkeypatch.setattr(world.hands.own_etcd, "leave", lambda *_: next(answers))
+    monkeypatch.setattr(world.hands, "carriers", lambda: Carriers("host-1", ("host-2",), ("host-1", "host-2")))
+
+    world.uninstall()
+
+    leaving = in_words(LeaveEtcd("host-1"))
+    told = [event.text for event in world.told]
+    waiting = told.index(leaving) + 1
+    assert told[waiting : waiting + 2] == ["nodes cannot be read: the API server is busy", leaving]
+    assert LeaveEtcd("host-1").seconds == JoinEtcd("host-1", "").seconds == FoundEtcd("host-1", "").seconds
+
+
 def test_what_cannot_be_taken_back_is_tried_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.install()
     real = world.hands.take_back
 
-    def busy(undo: Undo) -> str:
+    def busy(undo: Undo, say: Callable[[str], None]) -> str:
         if in_words(undo) == "remove /var/lib/kubelet":
             raise StepFailed("/var/lib/kubelet cannot be removed: Device or resource busy")
-        return real(undo)
+        return real(undo, say)
 
     monkeypatch.setattr(world.hands, "take_back", busy)
     with pytest.raises(StepFailed):

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
+from unittest.mock import Mock
 
 import msgspec
 import pytest
@@ -28,7 +29,7 @@ from dragonfly.install.own_members import (
     leaving_problem,
     tolerance,
 )
-from dragonfly.install.steps import JoinEtcd
+from dragonfly.install.steps import FoundEtcd, JoinEtcd
 from dragonfly.kube.errors import Forbidden, KubeError, ServerFailed, Throttled, Unreachable
 from dragonfly.store.members import Member
 from tests.unit.install.own_etcds import ACCESS, AUTHORITY, OWN, Killed, Server, World
@@ -377,7 +378,9 @@ def test_an_api_server_that_is_away_for_a_moment_is_waited_for(world: World, mon
 
     with monkeypatch.context() as patch:
         patch.setattr(world, "labelled_names", away)
-        said = servers[2].hands()[0].join(JoinEtcd("host-2", "10.0.0.2"), servers[2].said.append)
+        own, _ = servers[2].hands()
+        assert not own.has_member(JoinEtcd("host-2", "10.0.0.2"))
+        said = own.have_member(JoinEtcd("host-2", "10.0.0.2"), servers[2].said.append)
 
     assert said == "nodes cannot be listed: connection refused"
     servers[2].join()
@@ -479,6 +482,19 @@ def test_who_leaves_waits_for_an_api_server_that_is_away(world: World) -> None:
 
     assert said == ["nodes cannot be read: the API server is busy", ""]
     assert len(world.etcd.voters()) == 2
+
+
+def test_who_founds_waits_for_an_api_server_that_is_away(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    server, silence = Server(world, 1), ApiSilent("Secret dragonfly-etcd/etcd cannot be read: connection refused")
+    with monkeypatch.context() as patch:
+        patch.setattr(world, "get", Mock(side_effect=silence))
+        own, _ = server.hands()
+        assert not own.has_member(FoundEtcd("host-1", "10.0.0.1"))
+        assert own.have_member(FoundEtcd("host-1", "10.0.0.1"), server.said.append) == str(silence)
+
+    server.found()
+
+    assert world.labelled == {"host-1"}
 
 
 @pytest.mark.parametrize(

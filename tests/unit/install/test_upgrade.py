@@ -91,7 +91,7 @@ class Cluster:
     def _keep(self, record: Objects) -> None:
         self.now = [*(obj for obj in self.now if obj["kind"] != "ConfigMap"), record]
 
-    def take_back(self, undo: Undo) -> str:
+    def take_back(self, undo: Undo, say: Callable[[str], None]) -> str:
         return ""
 
     def found(self, names: Iterable[Gone]) -> list[Objects]:
