@@ -64,6 +64,17 @@ def states(host: BareHost) -> set[str]:
     return {state for step, state in again.states().items() if step != "self-test"}
 
 
+def ready(host: BareHost) -> set[str]:
+    """The nodes that get pods; none while the API server does not answer."""
+    done = host.kubectl("get", "nodes", "--output", "json")
+    nodes = json.loads(done.out)["items"] if done.code == 0 else ()
+    return {node["metadata"]["name"] for node in nodes if _is_ready(node)}
+
+
+def _is_ready(node: Any) -> bool:
+    return any(one["type"] == "Ready" and one["status"] == "True" for one in node["status"].get("conditions", ()))
+
+
 def placed(host: BareHost) -> dict[str, str]:
     """On which host each replica is; none while the API server does not answer."""
     return {pod["metadata"]["name"]: pod["spec"].get("nodeName", "") for pod in host.pods()}

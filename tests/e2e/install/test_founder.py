@@ -12,7 +12,7 @@ import yaml
 from tests.e2e.install.bare_host import BareHost, Moment
 from tests.e2e.install.etcd_keys import control_planes
 from tests.e2e.install.installed import FLOATING, finished, hosts, images
-from tests.e2e.install.joined import Site, placed, told
+from tests.e2e.install.joined import Site, placed, ready, told
 from tests.e2e.install.provisioned import provisioned
 from tests.e2e.waiting import eventually, eventually_equal
 from tests.node import replica_image
@@ -80,6 +80,8 @@ def the_founder_leaves(site: Site) -> None:
 def the_others_upgrade(site: Site, upgrading: tuple[str, ...]) -> None:
     """One is brought the image; the other replaces the replicas and takes Tinkerbell over, however often killed."""
     second, third = site.second, site.third
+    # A node that is not ready gets no pods, and is not waited for.
+    eventually_equal(lambda: ready(second), {"host-2", "host-3"}, within=180)
     prepared = second.dragonfly(*upgrading)
     assert prepared.code == 0, prepared.err
     assert prepared.events[-1] == {"event": "prepared", "image": NEWER, "lacking": ["host-3"]}

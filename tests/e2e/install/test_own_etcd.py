@@ -62,7 +62,8 @@ def test_each_host_has_a_member_one_leaves_and_comes_back_and_all_goes_on_withou
     everywhere = [f"https://{host.address}:12379" for host in (first, second, third)]
     assert told(third) == everywhere
     eventually_equal(replicas(third, tmp_path).members, names, within=30)
-    assert states(second) <= {"unchanged", "done"}
+    # What only waits has something to wait for while a replica or a member has a moment without an answer.
+    eventually_equal(lambda: states(second), {"unchanged"}, within=300)
     assert site.ask(first, "machines", *machine("kept", 1))
 
     left = third.dragonfly("uninstall", "--yes", "-o", "json")
