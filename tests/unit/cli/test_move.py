@@ -32,7 +32,7 @@ def test_what_holds_it_up_is_told(swarm: Any, at_swarm: Any) -> None:
     held = {"type": "Moved", "status": "False", "message": "The move to cluster fra waits: no replica reaches it"}
     swarm.machine("m-1", conditions=[held])
 
-    done = at_swarm("move", "m-1", "--cluster", "fra", "--wait", "--timeout", "0.05")
+    done = at_swarm("move", "m-1", "--cluster", "fra", "--wait", "--timeout", "0.5")
 
     assert done.code == 6
     assert "no replica reaches it" in done.err

@@ -47,7 +47,7 @@ def test_an_earlier_result_is_not_this_ones(swarm: Any, at_swarm: Any) -> None:
     accept(swarm)
     swarm.machine("m-1", lastPowerAction=result(succeeded=True, name="01JD0000000000000000000001"))
 
-    done = at_swarm("power", "m-1", "cycle", "--wait", "--timeout", "0.05")
+    done = at_swarm("power", "m-1", "cycle", "--wait", "--timeout", "0.5")
 
     assert done.code == 6
     assert "goes on" in done.err

@@ -258,10 +258,10 @@ def test_more_names_than_one_address_takes_are_followed_by_more_streams(swarm: A
 def test_a_timeout_has_a_code_of_its_own_and_says_that_it_goes_on(swarm: Any, at_swarm: Any) -> None:
     swarm.machine("m-1", owner="")
 
-    done = at_swarm("provision", "m-1", "t", "--wait", "--timeout", "0.05")
+    done = at_swarm("provision", "m-1", "t", "--wait", "--timeout", "0.5")
 
     assert done.code == 6
-    assert "dragonfly: not ended within 0.05 s\ndragonfly: m-1 waits: its shard is claimed by no replica\n" in done.err
+    assert "dragonfly: not ended within 0.5 s\ndragonfly: m-1 waits: its shard is claimed by no replica\n" in done.err
     assert "goes on; to stop it: dragonfly cancel 01JD0000000000000000000000" in done.err
 
 
