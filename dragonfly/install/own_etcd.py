@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final, Protocol, TypeVar
 from urllib.parse import urlsplit
 
+from dragonfly.install import etcd_log
 from dragonfly.install.cluster import ApiSilent, Cluster, Say, pods_trouble
 from dragonfly.install.detection import SECRET
 from dragonfly.install.execution import StepFailed
@@ -236,6 +237,7 @@ class OwnEtcd:
             is_told=False,
             nodes=self._cluster.hosts(),
             answering=answering,
+            is_blank=etcd_log.is_blank(self._host.path(_DATA)),
         )
         others = initial_cluster(members, place)
         return members, place._replace(is_told=self._secrets.is_told(access, others, addresses(members)))

@@ -35,13 +35,15 @@ class Place(NamedTuple):
     has_pod: bool
     """Whether one is there, be it that it is on its way out."""
     has_data: bool
-    """Whether there is a member's data on its disk."""
+    """Whether there is anything of a member on its disk."""
     is_told: bool
     """Whether a member that starts there now would find all that there are, and a certificate for its address."""
     nodes: Mapping[str, str] = {}
     """The names of all nodes of the cluster, with their addresses."""
     answering: Collection[int] = ()
     """The ids of the members that answer."""
+    is_blank: bool = False
+    """Whether all that is on its disk is what a member makes that starts, and nothing has got to it yet."""
 
     @property
     def peer(self) -> str:
@@ -100,7 +102,7 @@ def joining(members: Collection[Member], place: Place) -> Move | None:
     mine = of_host(members, place)
     if mine is None:
         return _entering(members, place)
-    if mine.is_started and not place.has_data:
+    if _has_lost_data(mine, place):
         return _removal(members, mine, place, "has lost its data")
     if not (mine.is_started or place.is_told):
         return Tell()
@@ -188,6 +190,12 @@ def _is_lost(member: Member, place: Place) -> bool:
     """Whether nobody will ever start it again: as k3s has it for its own, a node that was deleted is gone for good."""
     has_node = member.name in place.nodes or bool(set(addresses((member,))) & set(place.nodes.values()))
     return not has_node and member.id not in place.answering
+
+
+def _has_lost_data(mine: Member, place: Place) -> bool:
+    """Whether it came up on an empty disk, or will: with a vote it had more before, and never answers again."""
+    is_blank = place.is_blank and not mine.is_learner and mine.id not in place.answering
+    return mine.is_started and (is_blank or not place.has_data)
 
 
 def _removal(members: Collection[Member], member: Member, place: Place, why: str) -> Move:

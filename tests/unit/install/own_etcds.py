@@ -15,7 +15,7 @@ from typing import Any, Final
 from dragonfly.install import certificates
 from dragonfly.install.cluster import ApiSilent, Cluster
 from dragonfly.install.host import Host
-from dragonfly.install.own_etcd import OwnEtcd
+from dragonfly.install.own_etcd import Open, OwnEtcd
 from dragonfly.install.secrets_made import Secrets
 from dragonfly.install.steps import FoundEtcd, GiveEtcd, JoinEtcd
 from dragonfly.kube.resources import DAEMON_SET, DEPLOYMENT, NODE, SECRET, Object, Ref, ref_of
@@ -108,13 +108,16 @@ class Connection:
             raise Unavailable("no leader")
 
 
-class World(Cluster):
-    """The cluster, as all hosts' admins see it."""
+class Nodes(Cluster):
+    """The cluster, as all hosts' admins see it; whose pods are what, its kind says."""
 
-    def __init__(self, directory: Path) -> None:
+    opened: Open | None = None
+    """How etcd is opened; None if it is a real one."""
+
+    def __init__(self, directory: Path, now: Callable[[], dt.datetime]) -> None:
         super().__init__(Path("/nowhere"))
-        self.etcd = Etcd()
         self.directory = directory
+        self.now = now
         self.addresses: dict[str, str] = {}
         self.labelled: set[str] = set()
         self.running: set[str] = set()
@@ -124,7 +127,6 @@ class World(Cluster):
         self.put(
             Ref(SECRET, "dragonfly", "dragonfly"), {"replica-token": b"t", "secret-key": b"k", "admin-token": b"a"}
         )
-        self.told: list[str] = []
         self.moments = 0
         self.dies_at = 0
         """The moment at which whoever acts is killed; the odd ones before an effect, the even ones after it."""
@@ -156,30 +158,13 @@ class World(Cluster):
     def settle(self) -> None:
         """Let pods come and go, and members start or refuse to."""
         self.running = {host for host in self.labelled if host in self.addresses}
-        for host in sorted(self.running - self.etcd.down):
-            self._start(host)
 
-    def _start(self, host: str) -> None:
-        peer = f"https://{self.addresses[host]}:12380"
-        member = next((one for one in self.etcd.members.values() if peer in one.peers), None)
-        data, says = self.data(host), self.says(OWN)
-        whose = data.read_text() if data.exists() else ""
-        if not says:
-            return  # its pod waits for the Secret
-        if member is None or (whose and whose != str(member.id)) or (member.is_started and not whose):
-            return  # etcd ends at once: it was taken out, or lost its data
-        told = set(says["initial-cluster"].split(","))
-        known = {f"{one.name or host}={url}" for one in self.etcd.members.values() for url in one.peers}
-        covered = certificates.addresses(says["cert"].encode())
-        if not whose and (told != known or says["initial-cluster-state"] != "existing"):
-            return  # "member count is unequal"
-        assert self.addresses[host] in covered
-        data.parent.mkdir(parents=True, exist_ok=True)
-        data.write_text(str(member.id))
-        clients = (f"https://{self.addresses[host]}:12379",)
-        self.etcd.members[member.id] = Member(member.id, host, member.peers, clients, member.is_learner)
+    def address(self, number: int) -> str:
+        """Of a host."""
+        return f"10.0.0.{number}"
 
     def data(self, host: str) -> Path:
+        """What a member keeps on its host."""
         return self.directory / host / "var/lib/dragonfly-etcd/data/member"
 
     # What the installer asks and does.
@@ -223,13 +208,49 @@ class World(Cluster):
         return tuple(sorted(self.labelled))
 
 
+class World(Nodes):
+    """A cluster with an etcd that is values alone."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory, lambda: NOW)
+        self.etcd = Etcd()
+        self.opened = lambda urls, access: Connection(self.etcd, self.touch, urls)
+
+    def settle(self) -> None:
+        super().settle()
+        for host in sorted(self.running - self.etcd.down):
+            self._start(host)
+
+    def _start(self, host: str) -> None:
+        peer = f"https://{self.addresses[host]}:12380"
+        member = next((one for one in self.etcd.members.values() if peer in one.peers), None)
+        data, says = self.data(host), self.says(OWN)
+        whose = data.read_text() if data.exists() else ""
+        if not says:
+            return  # its pod waits for the Secret
+        if member is None and says["initial-cluster-state"] == "new" and not self.etcd.members:
+            member = self.etcd.members[self.etcd.add(peer, is_learner=False)]
+        elif member is None or (whose and whose != str(member.id)) or (member.is_started and not whose):
+            return  # etcd ends at once: it was taken out, or lost its data
+        told = set(says["initial-cluster"].split(","))
+        known = {f"{one.name or host}={url}" for one in self.etcd.members.values() for url in one.peers}
+        covered = certificates.addresses(says["cert"].encode())
+        if not whose and told != known:
+            return  # "member count is unequal"
+        assert self.addresses[host] in covered
+        data.parent.mkdir(parents=True, exist_ok=True)
+        data.write_text(str(member.id))
+        clients = (f"https://{self.addresses[host]}:12379",)
+        self.etcd.members[member.id] = Member(member.id, host, member.peers, clients, member.is_learner)
+
+
 class Server:
     """One host of it, with what the installer says there."""
 
-    def __init__(self, world: World, number: int) -> None:
+    def __init__(self, world: Nodes, number: int) -> None:
         self.world = world
         self.name = f"host-{number}"
-        self.address = f"10.0.0.{number}"
+        self.address = world.address(number)
         self.said: list[str] = []
         self._host = TouchedHost(world, world.directory / self.name)
         world.addresses[self.name] = self.address
@@ -237,8 +258,8 @@ class Server:
     def hands(self) -> tuple[OwnEtcd, Secrets]:
         """As each process has them anew."""
         world = self.world
-        own = OwnEtcd(self._host, world, lambda: NOW, lambda urls, access: Connection(world.etcd, world.touch, urls))
-        return own, Secrets(self._host, world, own, lambda: NOW)
+        own = OwnEtcd(self._host, world, world.now, world.opened)
+        return own, Secrets(self._host, world, own, world.now)
 
     def found(self) -> None:
         own, secrets = self.hands()
@@ -246,15 +267,6 @@ class Server:
         if not own.has_member(action):
             while problem := own.have_member(action, self.said.append):
                 self.said.append(problem)
-        # Its pod starts as the first member.
-        data = self.world.data(self.name)
-        data.parent.mkdir(parents=True, exist_ok=True)
-        client = (f"https://{self.address}:12379",)
-        if not self.world.etcd.members:
-            first = self.world.etcd.add(
-                f"https://{self.address}:12380", is_learner=False, name=self.name, clients=client
-            )
-            data.write_text(str(first))
         secrets.give(self._give("dedicated", joins=False), self.said.append)
 
     def join(self, *, looks: int = 40) -> None:
@@ -293,7 +305,7 @@ class Server:
 class TouchedHost(Host):
     """A tree whose renames are moments too."""
 
-    def __init__(self, world: World, root: Path) -> None:
+    def __init__(self, world: Nodes, root: Path) -> None:
         super().__init__(root)
         self._world = world
 

@@ -65,6 +65,18 @@ HERE = Place(
         ((FOUNDER,), HERE._replace(has_data=True), SetAside()),
         # A member whose data are gone never starts again.
         ((FOUNDER, LEARNER), HERE._replace(answering=(1,)), Remove(2, "host-2 has lost its data")),
+        # Nor does one that was started without them, which leaves a directory.
+        (
+            (FOUNDER, SECOND),
+            HERE._replace(has_data=True, is_blank=True, is_labelled=True, has_pod=True, answering=(1,)),
+            Remove(2, "host-2 has lost its data"),
+        ),
+        # A learner has not got them yet.
+        (
+            (FOUNDER, LEARNER),
+            HERE._replace(has_data=True, is_blank=True, is_labelled=True, answering=(1,)),
+            Promote(2),
+        ),
         # A node that was deleted takes its member with it.
         (
             (FOUNDER, SECOND, THIRD),
