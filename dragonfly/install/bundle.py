@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 import yaml
 
 from dragonfly.install import k3s
-from dragonfly.install.bundle_files import CHART, IMAGES, K3S, SUMS
+from dragonfly.install.bundle_files import ARCHITECTURE, CHART, IMAGES, K3S, SUMS
 from dragonfly.install.execution import StepFailed
 from dragonfly.install.host import Host, sha256
 from dragonfly.install.manifests import images as images_of_manifests
@@ -52,6 +52,7 @@ def make(directory: Path, wanted: Wanted, registry: Registry, say: Say) -> None:
         registry.save_image(image, wanted.architecture, images / file_of(image), say)
     if wanted.image_archive:
         _copy(Path(wanted.image_archive), images)
+    (directory / ARCHITECTURE).write_text(f"{wanted.architecture}\n", encoding="utf-8")
     seal(directory)
 
 

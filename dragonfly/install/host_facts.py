@@ -23,6 +23,8 @@ class Airgap(msgspec.Struct, frozen=True):
     """Files that a bundle has and this one lacks."""
     broken: tuple[str, ...] = ()
     """Files that are not what its SHA256SUMS says."""
+    architecture: str = ""
+    """`amd64` or `arm64`; empty where the bundle does not say."""
 
 
 class HostFacts(msgspec.Struct, frozen=True, kw_only=True):

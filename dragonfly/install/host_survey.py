@@ -21,7 +21,7 @@ from urllib.request import getproxies, proxy_bypass
 import msgspec
 
 from dragonfly.install import k3s
-from dragonfly.install.bundle_files import IMAGES, NEEDED, SUMS
+from dragonfly.install.bundle_files import ARCHITECTURE, IMAGES, NEEDED, SUMS
 from dragonfly.install.host import sha256
 from dragonfly.install.host_facts import Airgap, HostFacts, Listener
 from dragonfly.install.journal import Journal
@@ -102,7 +102,13 @@ def airgap(directory: Path) -> Airgap:
     named = [line.partition(" ")[::2] for line in lines]
     wrong = [name.strip(" *") for digest, name in named if not _is_what(directory / name.strip(" *"), digest)]
     listed = {name.strip(" *") for _, name in named}
-    return Airgap(present=True, missing=missing, broken=tuple(wrong) + tuple(_unlisted(directory, listed)))
+    said = directory / ARCHITECTURE
+    return Airgap(
+        present=True,
+        missing=missing,
+        broken=tuple(wrong) + tuple(_unlisted(directory, listed)),
+        architecture=said.read_text(encoding="utf-8", errors="replace").strip() if said.is_file() else "",
+    )
 
 
 def image_files(directory: str) -> tuple[str, ...]:

@@ -370,7 +370,15 @@ def _airgap(options: Options, facts: HostFacts) -> Iterator[Check]:
         yield Check(
             "sources", "error", f"{options.airgap}/{name} is not what SHA256SUMS says", "Bring the bundle here again."
         )
-    if not airgap.missing and not airgap.broken:
+    own = ARCHITECTURES.get(facts.architecture, "")
+    if is_others := bool(own and airgap.architecture) and airgap.architecture != own:
+        yield Check(
+            "sources",
+            "error",
+            f"{options.airgap} is for hosts with {airgap.architecture}, and this one has {own}",
+            f"Make one for it: dragonfly bundle DIR --arch {own}.",
+        )
+    if not (airgap.missing or airgap.broken or is_others):
         yield Check("sources", "ok", f"everything comes from {options.airgap}")
     if not options.artifacts_url:
         yield Check(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,16 +44,19 @@ class Internet:
         self.directory = directory / "bundle"
         self.archive = directory / "dragonfly-0.1.0.image.tar"
         self.archive.write_bytes(b"a replica")
-        files = {"k3s": K3S, "k3s-airgap-images-amd64.tar.zst": b"pause and the like"}
-        sums = "".join(f"{hashlib.sha256(files[name]).hexdigest()}  {name}\n" for name in sorted(files, reverse=True))
-        for name, content in (*files.items(), ("sha256sum-amd64.txt", sums.encode())):
-            served.files[f"{RELEASE}/{name}"] = content
+        self._serve("amd64", {"k3s": K3S, "k3s-airgap-images-amd64.tar.zst": b"pause and the like"})
+        self._serve("arm64", {"k3s-arm64": b"arm", "k3s-airgap-images-arm64.tar.zst": b"pause and the like"})
         self.chart = packed_chart()
         served.image("chart", (self.chart, CHART_TYPE))
         served.by_name["tinkerbell/charts/tinkerbell:v0.25.0"] = served.tags.pop("chart")
         served.image("plain", (b"layer", "application/vnd.oci.image.layer.v1.tar"))
         for tag in ("v0.25.0", "v0.1.0", "v1.0.0", "v3.7.1"):
             served.index(tag, "amd64", of="plain")
+
+    def _serve(self, architecture: str, files: dict[str, bytes]) -> None:
+        sums = "".join(f"{hashlib.sha256(files[name]).hexdigest()}  {name}\n" for name in sorted(files, reverse=True))
+        for name, content in (*files.items(), (f"sha256sum-{architecture}.txt", sums.encode())):
+            self.served.files[f"{RELEASE}/{name}"] = content
 
     def make(self, directory: Path, wanted: bundle.Wanted, registry: object = None, say: object = None) -> None:
         hosts = dict.fromkeys(("ghcr.io", "gcr.io"), self.served.host)
@@ -68,6 +72,7 @@ def internet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Intern
     with Served() as served:
         internet = Internet(served, tmp_path)
         monkeypatch.setattr(cli_bundle, "make", internet.make)
+        monkeypatch.setattr(platform, "machine", lambda: "x86_64")
         yield internet
 
 
@@ -76,7 +81,7 @@ def test_what_the_command_makes_is_what_an_installation_takes(
 ) -> None:
     assert internet.command() == Exit.OK
 
-    assert f"{internet.directory} has all that an installation needs." in capsys.readouterr().out
+    assert f"{internet.directory} has all that an installation on amd64 needs." in capsys.readouterr().out
     assert host_survey.image_files(str(internet.directory)) == ARCHIVES
     assert (internet.directory / "k3s").read_bytes() == K3S
     assert (internet.directory / "k3s").stat().st_mode & 0o777 == 0o755
@@ -103,6 +108,62 @@ def test_a_bundle_that_was_altered_on_its_way_is_refused(internet: Internet) -> 
 
     (error,) = errors(checks(internet.directory))
     assert "images/etcd-v3.7.1.tar is not what SHA256SUMS says" in error.found
+
+
+def test_a_bundle_for_other_hosts_is_refused_before_anything_is_changed(internet: Internet) -> None:
+    """k3s would not start there, once files were changed."""
+    assert internet.command() == Exit.OK
+
+    assert not errors(checks(internet.directory, "x86_64"))
+    (error,) = errors(checks(internet.directory, "aarch64"))
+    assert error.found == f"{internet.directory} is for hosts with amd64, and this one has arm64"
+    assert error.remedy == "Make one for it: dragonfly bundle DIR --arch arm64."
+
+
+def test_what_a_bundle_says_of_its_hosts_is_vouched_for(internet: Internet) -> None:
+    internet.command()
+    (internet.directory / "architecture").write_text("arm64\n")
+
+    assert f"{internet.directory}/architecture is not what SHA256SUMS says" in [
+        error.found for error in errors(checks(internet.directory, "aarch64"))
+    ]
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_a_bundle_of_an_older_version_says_nothing_of_its_hosts(internet: Internet, machine: str) -> None:
+    internet.command()
+    (internet.directory / "architecture").unlink()
+    bundle.seal(internet.directory)
+
+    assert not errors(checks(internet.directory, machine))
+
+
+@pytest.mark.parametrize("machine", ["aarch64", "arm64"])
+@pytest.mark.parametrize(("said", "made"), [((), "arm64"), (("--arch", "amd64"), "amd64")])
+def test_a_bundle_is_for_hosts_like_this_computer_unless_said(
+    internet: Internet, monkeypatch: pytest.MonkeyPatch, machine: str, said: tuple[str, ...], made: str
+) -> None:
+    """macOS and Linux have two names for one architecture."""
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    for tag in ("v0.25.0", "v0.1.0", "v1.0.0", "v3.7.1"):
+        internet.served.index(tag, made, of="plain")
+
+    assert internet.command(*said) == Exit.OK
+
+    assert (internet.directory / "architecture").read_text() == f"{made}\n"
+    assert (internet.directory / "k3s").read_bytes() == {"amd64": K3S, "arm64": b"arm"}[made]
+
+
+def test_a_computer_like_no_host_is_asked_for_which_the_bundle_is(
+    internet: Internet, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(platform, "machine", lambda: "riscv64")
+
+    assert internet.command() == Exit.USAGE
+
+    assert "--arch amd64 or --arch arm64" in capsys.readouterr().err
+    assert not internet.directory.exists()
+    assert internet.command("--arch", "amd64") == Exit.OK
 
 
 def test_a_mistake_is_told_before_anything_is_fetched(internet: Internet, capsys: pytest.CaptureFixture[str]) -> None:
@@ -196,7 +257,7 @@ def downloaded(internet: Internet, host: Host) -> str:
     return host.download(f"{above}/k3s", f"{above}/sha256sum-amd64.txt", "/bin/k3s", 0o755, lambda text: None)
 
 
-def checks(directory: Path) -> tuple[Check, ...]:
-    facts = HostFacts(address="10.0.0.1", network="10.0.0.0/24", interface="eth0")
+def checks(directory: Path, machine: str = "x86_64") -> tuple[Check, ...]:
+    facts = HostFacts(address="10.0.0.1", network="10.0.0.0/24", interface="eth0", architecture=machine)
     options = Options(airgap=str(directory), etcd="dedicated")
     return preflight(options, msgspec.structs.replace(facts, airgap=host_survey.airgap(directory)))
