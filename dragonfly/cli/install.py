@@ -49,6 +49,10 @@ if TYPE_CHECKING:
 JOURNAL: Final = DIRECTORY / IN_DIRECTORY
 PROGRESS_PAGE: Final = "127.0.0.1:3001"
 
+_PLAIN: Final = (
+    "It speaks plain HTTP, and /metrics, /healthz and /readyz need no token: where the network is not yours alone, put "
+    "a load balancer that ends TLS in front."
+)
 _PATHS: Final = ("token_file", "airgap", "image_archive", "etcd_ca_file", "etcd_password_file")
 """Said relative to where the command runs; the journal keeps them, and is read from elsewhere."""
 _WHERE_ELSE: Final = (
@@ -329,6 +333,7 @@ def _tell_end(options: Options, address: str, token: str, remark: str, *, as_jso
         out.print("This host is a server of the cluster.", soft_wrap=True)
         return
     out.print(f"Dragonfly answers at {address}", soft_wrap=True)
+    out.print(_PLAIN, soft_wrap=True)
     if token:
         out.print(f"The admin's token, shown this once: {token}", soft_wrap=True)
     out.print(f"The admin's token is kept in a Secret: {TOKEN_COMMAND}", soft_wrap=True)

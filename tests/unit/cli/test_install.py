@@ -104,6 +104,14 @@ def test_the_token_is_shown_once(here: Here, capsys: pytest.CaptureFixture[str])
     assert "unchanged" in second
 
 
+def test_the_end_says_what_goes_over_the_network_as_it_is(here: Here, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["install", *IMAGE, "--yes"]) == Exit.OK
+
+    out = capsys.readouterr().out
+    assert "plain HTTP, and /metrics, /healthz and /readyz need no token" in out
+    assert "a load balancer that ends TLS" in out
+
+
 def test_events_are_an_object_a_line(here: Here, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["install", *IMAGE, "--yes", "-o", "json"]) == Exit.OK
 
