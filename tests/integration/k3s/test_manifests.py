@@ -204,6 +204,17 @@ def test_a_value_that_makes_no_sense_is_refused(value: str) -> None:
     assert "values don't meet the specifications of the schema" in refused.value.stderr
 
 
+def test_who_installs_with_helm_is_told_to_label_the_namespace_before() -> None:
+    """Helm makes no namespace with labels; the guide and the chart's notes have the overlay's."""
+    labels = kustomized(K3S / "overlays" / "shared")[OWN]["metadata"]["labels"]
+    guide, _, _ = (K3S.parents[1] / "docs" / "kubernetes.md").read_text().partition("$ helm install")
+    notes = (K3S / "chart" / "templates" / "NOTES.txt").read_text()
+
+    for text in (guide, notes):
+        (label,) = re.findall(r"kubectl label namespace .* (pod-security\S+)=(\S+)", text)
+        assert label in labels.items()
+
+
 def test_helm_finds_no_fault_with_the_chart() -> None:
     command = [str(helm()), "lint", "--strict", "--quiet", *KUBERNETES, str(K3S / "chart")]
     done = subprocess.run(
