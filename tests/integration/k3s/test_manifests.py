@@ -168,6 +168,19 @@ def test_tolerations_come_to_those_of_a_dead_node_or_replace_one_of_them() -> No
     }
 
 
+@pytest.mark.parametrize("effect", ["NoSchedule", "NoExecute"])
+def test_a_toleration_of_another_effect_leaves_fail_over_as_quick(effect: str) -> None:
+    """Where none is of NoExecute, Kubernetes adds its own, of five minutes."""
+    own = f"key=node.kubernetes.io/not-ready,tolerations[0].operator=Exists,tolerations[0].effect={effect}"
+
+    found = templated("--set", f"tolerations[0].{own}")
+
+    pod = found["Deployment", "dragonfly", "dragonfly"]["spec"]["template"]["spec"]
+    leaving = [one["key"] for one in pod["tolerations"] if one.get("tolerationSeconds") == 30]
+    assert ("node.kubernetes.io/not-ready" in leaving) == (effect != "NoExecute")
+    assert "node.kubernetes.io/unreachable" in leaving
+
+
 @pytest.mark.parametrize("mode", ["shared", "external"])
 def test_a_setting_goes_before_what_the_chart_says_and_each_is_there_once(mode: str) -> None:
     own = {
