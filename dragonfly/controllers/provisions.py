@@ -4,7 +4,7 @@ What was written is used at once, not read back from the mirror or the cache, wh
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -173,6 +173,7 @@ class ProvisionRun:
         # What only the preparation asks for is not computed for each report of a machine that runs.
         is_armed = provision.arming is not None
         is_prepared = is_armed and not (self._workflow is not None and self._workflow.rendering_error)
+        others = self._others()
         return Seen(
             reachable=self._cluster.twins.reachable,
             last_trouble=self._cluster.troubles.get(self._machine.name, ""),
@@ -183,16 +184,16 @@ class ProvisionRun:
             workflow=self._workflow,
             asked=self._asked,
             seen_armed=self._seen_armed(),
-            others=self._others(),
+            others=others,
             confirmed=frozenset(self._confirmed),
-            past=self._past(),
+            past=self._past(others),
             hardware_ready=is_prepared or hardware.ready(self._machine, netboot_for=provision.name),
             hardware_known=is_armed or hardware.known(self._machine),
             secret_ready=self._secret_ready,
             template_ready=is_prepared or self._is_template_ready(),
             on_duty=self._cluster.on_duty(self._machine.name),
             vouched=self._is_vouched(),
-            lost="" if is_armed else self._lost(),
+            lost="" if is_armed else self._lost(others),
             staged_for=self._staged_for(),
             now=self._cluster.now(),
         )
@@ -200,21 +201,21 @@ class ProvisionRun:
     def _is_vouched(self) -> bool:
         return self._cluster.monotonic() - self._vouched_at < self._cluster.limits.vouched
 
-    def _lost(self) -> str:
+    def _lost(self, others: Iterable[WorkflowView]) -> str:
         """Return what the cluster knows to have been asked for later, and etcd does not: etcd was put back (P2).
 
         Names are ULIDs, which tell when they were made. By them alone a clock that is wrong would stop what is right.
         """
         hardware, mine = self._cluster.hardware.last_opened_for(self._machine), self._provision.name
-        named = {hardware, *(other.provision for other in self._others())}
+        named = {hardware, *(other.provision for other in others)}
         last = self._observed.last_provision
         known = {mine, last.name if last is not None else ""}
         later = (name for name in named - known if name > mine and not self._cluster.known(self._machine.name, name))
         return max(later, default="")
 
-    def _past(self) -> frozenset[str]:
+    def _past(self, others: Iterable[WorkflowView]) -> frozenset[str]:
         """The uids of the other Workflows whose provision has its result."""
-        ours = (other for other in self._others() if other.machine and other.provision)
+        ours = (other for other in others if other.machine and other.provision)
         records = ((other.uid, self._cluster.known(other.machine, other.provision)) for other in ours)
         return frozenset(uid for uid, found in records if found is not None and found.ended)
 
