@@ -13,7 +13,8 @@ from multiprocessing import get_context
 
 import click
 
-from tests.simulation.runs import Summary, be_quiet, run_row
+from tests.simulation.bugs import be_quiet
+from tests.simulation.runs import Summary, run_row
 from tests.simulation.world import Outcome, run_seed
 
 _CHUNK = 50

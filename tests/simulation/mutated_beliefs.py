@@ -172,4 +172,4 @@ def look_at_nothing_of_the_gone(patch: pytest.MonkeyPatch) -> None:
 
 
 def past_is_in_the_way(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(ProvisionRun, "_past", lambda self: frozenset())
+    patch.setattr(ProvisionRun, "_past", lambda self, others: frozenset())

@@ -1,13 +1,10 @@
 """Rows of histories, their faults counted; what a worker process does, and what tells a seed again."""
 
 import gc
-import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from typing import NamedTuple
-
-import structlog
 
 from tests.simulation.faults import Profile
 from tests.simulation.world import Outcome, run_seed
@@ -32,11 +29,6 @@ def told(seeds: Iterable[int]) -> str:
     """A fingerprint of the histories of `seeds`."""
     histories = "\n".join(run_seed(seed).history.told(1_000_000) for seed in seeds)
     return sha256(histories.encode()).hexdigest()
-
-
-def be_quiet() -> None:
-    """Make no log lines: what matters of a history is in its trace."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
 
 
 def outcomes(seeds: Iterable[int], profile: Profile | None = None) -> Iterator[Outcome]:

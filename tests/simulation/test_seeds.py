@@ -37,7 +37,10 @@ def test_the_promises_hold(first: int) -> None:
 
 def test_a_seed_tells_the_same_history_in_every_process() -> None:
     """Even where sets of texts have another order."""
-    script = "from tests.simulation.runs import be_quiet, told; be_quiet(); print(told(range(30)))"
+    script = (
+        "from tests.simulation.bugs import be_quiet; from tests.simulation.runs import told; be_quiet();"
+        "print(told(range(30)))"
+    )
     told = {
         subprocess.run(
             [sys.executable, "-c", script],

@@ -16,6 +16,7 @@ from dragonfly.model.template import Action, Template, TemplateSpec
 from dragonfly.model.values import Metadata, utc
 from dragonfly.store import keys
 from dragonfly.store.values import Put
+from tests.simulation import bugs
 from tests.simulation.apiserver import ApiServer
 from tests.simulation.backup import Restores
 from tests.simulation.checker import PERSON, Checker
@@ -100,11 +101,14 @@ class World:
 
     def run(self) -> Outcome:
         violation = None
+        bugs.raised.clear()
         try:
             self._tell()
         except BrokenPromise as broken:
             violation = broken.violation
         seconds = self.loop.time()
+        if bugs.raised:
+            violation = Violation("bug", seconds, bugs.raised[0])
         if self.kube.refused:
             self.wire.tried[REFUSED] = self.kube.refused
         self.checker.is_off = True
