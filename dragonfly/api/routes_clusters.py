@@ -62,7 +62,7 @@ async def patch_cluster(desk: Desk, call: Call) -> Response:
 
 async def delete_cluster(desk: Desk, call: Call) -> Response:
     name, match = call.name(_KIND), call.match()
-    known = desk.population.of(name)
+    known = await _machines_of(desk, name)
     closed = await desk.write(partial(clusters.close, name=name, match=match, machines=known, terms=desk.terms(call)))
     # From here on no machine comes in, and this replica knows of all that did before.
     await desk.arrived(closed.revision)
@@ -73,6 +73,15 @@ async def delete_cluster(desk: Desk, call: Call) -> Response:
         raise
     done = await desk.write(partial(clusters.remove, name=name, revision=closed.revision))
     return removed(done.revision)
+
+
+async def _machines_of(desk: Desk, name: str) -> frozenset[str]:
+    """Return which machines are in a cluster now: some that this replica still shows in it may have left."""
+    if not desk.population.of(name):
+        return frozenset()
+    _, newest = await desk.context.store.read(keys.cluster(name))
+    await desk.arrived(newest)
+    return desk.population.of(name)
 
 
 async def check_cluster(desk: Desk, call: Call) -> Response:

@@ -12,7 +12,7 @@ from dragonfly.model.cluster import Checkup, Cluster, MissingRight
 from dragonfly.model.swarm import Claim, Member
 from dragonfly.sandbox.pki import Authority
 from dragonfly.store import keys, records
-from dragonfly.store.values import Put
+from dragonfly.store.values import Delete, Item, Put
 from tests.unit.api.replicas import ANY, MERGE, SEAL, Replica, World, answer_of, fields_of, problem_of
 
 CLUSTERS = "/api/v1/clusters"
@@ -266,6 +266,28 @@ async def test_a_machine_that_comes_while_a_cluster_is_removed_keeps_it(world: W
 
     assert stored(replica).removing_since is None
     await replica.machine("m-2", "02:00:00:00:00:02", cluster="fra")
+
+
+async def test_a_machine_that_has_just_left_does_not_keep_a_cluster(
+    world: World, replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The replica that removes shows the machine still; it asks etcd how new that is."""
+    answer_of(await replica.http.post(CLUSTERS, json=document()), 201)
+    await replica.machine("m-1", "02:00:00:00:00:01", cluster="fra")
+    other = world.replica("b")
+    assert answer_of(await other.http.get(f"{CLUSTERS}/fra"), 200)["status"]["machines"] == 1
+    other.watch.hold()
+    await world.store.commit(Delete(keys.machine("m-1")))
+    read = world.store.read
+
+    async def read_and_see(key: str) -> tuple[Item | None, int]:
+        found = await read(key)
+        other.watch.go_on()
+        return found
+
+    monkeypatch.setattr(world.store, "read", read_and_see)
+
+    assert (await other.http.delete(f"{CLUSTERS}/fra", headers=ANY)).status_code == 204
 
 
 async def test_no_machine_comes_into_a_cluster_that_is_gone(world: World, replica: Replica) -> None:
