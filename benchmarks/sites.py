@@ -1,10 +1,11 @@
 """Three clusters, three sites, five replicas: all installed; then one cluster is slow, one stopped.
 
-    python -m benchmarks.sites [MACHINES] [SAMPLES]
+    python -m benchmarks.sites [MACHINES [SAMPLES [ROUNDS]]]
 
 MACHINES are spread over three API servers with a Tinkerbell each; one of them is reached from one site alone. All are
 switched on and provisioned (`benchmarks.installed`). Then the cluster that one site reaches is measured, one
-provision at a time, on further machines that stay off. The swarm has an etcd of its own.
+provision at a time, on further machines that stay off: with and without faults in turn, since a computer does not run
+alike from minute to minute. The swarm has an etcd of its own.
 """
 
 import asyncio
@@ -23,7 +24,7 @@ import uvloop
 from benchmarks.clusters import Api, planes
 from benchmarks.harness import Row, Stage, milliseconds, own_etcd, percentile, publish, spread, swarm_on
 from benchmarks.installed import AT_ONCE, BEHAVIOUR, Fleet, Installed, install, rows, switched_on
-from benchmarks.provisions import TEMPLATE, UNLIMITED, Armed, machine
+from benchmarks.provisions import TEMPLATE, UNLIMITED, Armed, Calm, machine
 from benchmarks.telling import Told, is_reached, since, told_of, until
 from dragonfly.client import AsyncClient
 from dragonfly.kube.connection import Connection
@@ -53,16 +54,16 @@ _PAUSE: Final = 0.05
 _WARM: Final = 20
 """Samples that are thrown away after each change."""
 _PATIENCE: Final = 300
+_TAIL: Final = 0.99
 _LOOK: Final = 1.0
 """Seconds between two looks at every machine."""
 
 
-class Phase(NamedTuple):
-    """What was measured while things were so."""
+class Watched(NamedTuple):
+    """What is seen of a cluster without Dragonfly."""
 
-    name: str
-    seconds: tuple[float, ...]
-    """From each intent until its Workflow was armed."""
+    armed: Armed
+    calm: Calm
 
 
 class Fault(NamedTuple):
@@ -71,6 +72,14 @@ class Fault(NamedTuple):
     told: Mapping[str, Told]
     back: Mapping[str, float]
     """Seconds from the mending until all that waited was armed."""
+
+
+class Round(NamedTuple):
+    """What was measured in turn; seconds from each intent until its Workflow was armed."""
+
+    before: Sequence[float]
+    during: Sequence[float]
+    fault: Fault
 
 
 class Staged(NamedTuple):
@@ -89,45 +98,53 @@ class Scene:
     """The swarm and its clusters as this benchmark needs them."""
 
     def __init__(
-        self, api: Api, staged: Staged, armed: Mapping[str, Armed], names: Mapping[str, Iterator[str]]
+        self, api: Api, staged: Staged, watched: Mapping[str, Watched], names: Mapping[str, Iterator[str]]
     ) -> None:
         """`names`: of machines of each cluster that were not provisioned yet."""
         self._api = api
         self._running = staged.running
         self._gates = staged.gates
         self._hosts = staged.hosts
-        self._armed = armed
+        self._watched = watched
         self._names = names
 
-    async def measure(self, name: str, samples: int) -> Phase:
-        """Provision one machine after the other in the measured cluster."""
-        seconds = [await self._sample() for _ in range(_WARM + samples)][_WARM:]
-        _say(f"{name}: {spread(seconds)}, max {milliseconds(max(seconds))}")
-        return Phase(name, tuple(seconds))
+    async def round(self, samples: int) -> Round:
+        """Measure while all is well, and again while one cluster is slow and one stopped."""
+        before = await self.measure("before", samples)
+        return Round(before, *await self._during(samples))
 
-    async def during(self, samples: int) -> tuple[Phase, Fault]:
-        """Slow one cluster down and stop another, measure the third, and mend both."""
+    async def measure(self, name: str, samples: int) -> list[float]:
+        """Provision one machine after the other in the measured cluster, once nobody has work left."""
+        await _each(CLUSTERS, lambda cluster: self._watched[cluster].calm.reached(_PATIENCE))
+        return await self._samples(name, samples)
+
+    async def _during(self, samples: int) -> tuple[list[float], Fault]:
         began = time.perf_counter()
         self._gates.slow(SLOWED, SLOW)
         self._hosts[STOPPED].apiserver.service.kill()
         told = await _each((SLOWED, STOPPED), lambda cluster: told_of(cluster, self._running, self._api, began))
         _say(f"told: {told}")
         waiting = {cluster: {await self._ask(cluster) for _ in range(WAITING)} for cluster in (SLOWED, STOPPED)}
-        phase = await self.measure("one slow, one stopped", samples)
+        seconds = await self._samples("one slow, one stopped", samples)
         mended = time.perf_counter()
         self._gates.heal(SLOWED)
         await asyncio.to_thread(self._hosts[STOPPED].apiserver.service.start)
         back = await _each((SLOWED, STOPPED), lambda cluster: self._until_armed(cluster, waiting[cluster], mended))
         _say(f"back: {back}")
         await _each((SLOWED, STOPPED), lambda cluster: since(mended, lambda: is_reached(self._api, cluster)))
-        return phase, Fault(told, back)
+        return seconds, Fault(told, back)
+
+    async def _samples(self, name: str, samples: int) -> list[float]:
+        seconds = [await self._sample() for _ in range(_WARM + samples)][_WARM:]
+        _say(f"{name}: {spread(seconds)}, max {milliseconds(max(seconds))}")
+        return seconds
 
     async def _sample(self) -> float:
         asked = time.perf_counter()
         name = await self._ask(MEASURED)
-        await self._armed[MEASURED].seen({name}, _PATIENCE)
+        await self._watched[MEASURED].armed.seen({name}, _PATIENCE)
         await asyncio.sleep(_PAUSE)
-        return self._armed[MEASURED].at[name] - asked
+        return self._watched[MEASURED].armed.at[name] - asked
 
     async def _ask(self, cluster: str) -> str:
         name = next(self._names[cluster])
@@ -135,8 +152,8 @@ class Scene:
         return name
 
     async def _until_armed(self, cluster: str, machines: set[str], began: float) -> float:
-        await self._armed[cluster].seen(machines, _PATIENCE)
-        return max(self._armed[cluster].at[name] for name in machines) - began
+        await self._watched[cluster].armed.seen(machines, _PATIENCE)
+        return max(self._watched[cluster].armed.at[name] for name in machines) - began
 
 
 async def _each(clusters: Sequence[str], look: Callable[[str], Coroutine[Any, Any, T]]) -> dict[str, T]:
@@ -183,33 +200,33 @@ async def _driven(api: Api) -> None:
     await until(is_so)
 
 
-async def run(staged: Staged, machines: int, samples: int) -> list[Row]:
-    """Install all, and measure before, during and after."""
+async def run(staged: Staged, machines: int, samples: int, rounds: int) -> list[Row]:
+    """Install all, measure in rounds, and once more when all is well again."""
     async with AsyncExitStack() as stack:
         connector = aiohttp.TCPConnector(force_close=True)
         headers = {"Authorization": f"Bearer {staged.running.token}"}
         session = await stack.enter_async_context(aiohttp.ClientSession(connector=connector, headers=headers))
         api = Api(session, staged.running.url)
         began = time.perf_counter()
-        made = await prepared(api, staged.hosts, _counts(machines, samples))
+        made = await prepared(api, staged.hosts, _counts(machines, samples, rounds))
         _say(f"{sum(map(len, made.values()))} machines are there after {time.perf_counter() - began:.0f} s")
         each = machines // len(CLUSTERS)
         found = await _installed(staged, {cluster: some[:each] for cluster, some in made.items()})
         installed = list(rows(found))
         for row in installed:
             _say(" | ".join(row))
-        armed = {cluster: await _watching(stack, plane) for cluster, plane in staged.hosts.items()}
+        watched = {cluster: await _watching(stack, plane) for cluster, plane in staged.hosts.items()}
         left = {cluster: iter([one.name for one in some[each:]]) for cluster, some in made.items()}
-        scene = Scene(api, staged, armed, left)
-        before = await scene.measure("before", samples)
-        during, fault = await scene.during(samples)
+        scene = Scene(api, staged, watched, left)
+        told = [await scene.round(samples) for _ in range(rounds)]
         after = await scene.measure("after", samples)
-    return [*installed, *(_latency(phase, before) for phase in (before, during, after)), *_told(fault)]
+    return [*installed, *_latencies(told, after), *_told([one.fault for one in told])]
 
 
-def _counts(machines: int, samples: int) -> dict[str, int]:
+def _counts(machines: int, samples: int, rounds: int) -> dict[str, int]:
     """How many machines each cluster has: those that are installed, and those that are measured with."""
-    more = {SLOWED: WAITING, STOPPED: WAITING, MEASURED: 3 * (_WARM + samples)}
+    waiting = rounds * WAITING
+    more = {SLOWED: waiting, STOPPED: waiting, MEASURED: (2 * rounds + 1) * (_WARM + samples)}
     return {cluster: machines // len(CLUSTERS) + more[cluster] for cluster in CLUSTERS}
 
 
@@ -233,42 +250,61 @@ def _processes(staged: Staged) -> dict[str, list[int]]:
     return found | {"etcd of the swarm": [member.service.pid for member in staged.etcd.members]}
 
 
-async def _watching(stack: AsyncExitStack, plane: ControlPlane) -> Armed:
+async def _watching(stack: AsyncExitStack, plane: ControlPlane) -> Watched:
     connection = await stack.enter_async_context(Connection(Kubeconfig((plane.admin_kubeconfig,)), UNLIMITED))
-    armed = Armed(connection)
-    await armed.start()
-    stack.push_async_callback(armed.stop)
-    return armed
+    watched = Watched(Armed(connection), Calm(connection))
+    for one in watched:
+        await one.start()
+        stack.push_async_callback(one.stop)
+    return watched
 
 
-def _latency(phase: Phase, before: Phase) -> Row:
-    p99, first = percentile(phase.seconds, 0.99), percentile(before.seconds, 0.99)
-    p50 = median(phase.seconds) / median(before.seconds)
-    return Row(
-        f"intent → armed in the third cluster, {phase.name} ({len(phase.seconds)})",
-        f"{spread(phase.seconds)}, max {milliseconds(max(phase.seconds))}",
-        "1" if phase is before else f"p50 {p50:.2f}, p99 {p99 / first:.2f} of before",
+def _latencies(rounds: Sequence[Round], after: Sequence[float]) -> Iterator[Row]:
+    before = [seconds for one in rounds for seconds in one.before]
+    during = [seconds for one in rounds for seconds in one.during]
+    yield _latency("before", before, before)
+    yield _latency("one slow, one stopped", during, before)
+    yield _latency("after the last", after, before)
+    ratios = [percentile(one.during, _TAIL) / percentile(one.before, _TAIL) for one in rounds]
+    yield Row(
+        f"p99 with one slow and one stopped, to p99 before, of each of {len(rounds)} rounds",
+        ", ".join(f"{ratio:.2f}" for ratio in ratios),
+        f"median {median(ratios):.2f}",
     )
 
 
-def _told(fault: Fault) -> Iterator[Row]:
+def _latency(name: str, seconds: Sequence[float], before: Sequence[float]) -> Row:
+    p50, p99 = median(seconds) / median(before), percentile(seconds, _TAIL) / percentile(before, _TAIL)
+    return Row(
+        f"intent → armed in the third cluster, {name} ({len(seconds)})",
+        f"{spread(seconds)}, max {milliseconds(max(seconds))}",
+        "1" if seconds is before else f"p50 {p50:.2f}, p99 {p99:.2f} of before",
+    )
+
+
+def _told(faults: Sequence[Fault]) -> Iterator[Row]:
+    """The latest of all rounds: nobody is helped by a mean."""
     kinds = {SLOWED: f"every answer {SLOW:.0f} s late", STOPPED: "API server killed"}
     for cluster, kind in kinds.items():
-        told = fault.told[cluster]
+        found = [fault.told[cluster] for fault in faults]
+        api, metrics, cli = (max(seconds) for seconds in zip(*found, strict=True))
         yield Row(
-            f"{kind} → told as out of reach, by the API, the metrics of all replicas, and `dragonfly swarm`",
-            f"{told.api:.1f}, {told.metrics:.1f} and {told.cli:.1f} s",
-            f"{max(told) / 10:.2f} of 10 s",
+            f"{kind} → told as out of reach at the latest, by API, metrics of all replicas, and `dragonfly swarm`",
+            f"{api:.1f}, {metrics:.1f} and {cli:.1f} s",
+            f"{max(api, metrics, cli) / 10:.2f} of 10 s",
         )
     for cluster, kind in kinds.items():
-        yield Row(f"{kind}, mended → all {WAITING} that waited are armed", f"{fault.back[cluster]:.1f} s")
+        back = [fault.back[cluster] for fault in faults]
+        yield Row(
+            f"{kind}, mended → all {WAITING} that waited are armed", f"p50 {median(back):.1f} s, max {max(back):.1f} s"
+        )
 
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def main(machines: int, samples: int) -> None:
+def main(machines: int, samples: int, rounds: int) -> None:
     """Measure and publish."""
     with ExitStack() as stack:
         made = stack.enter_context(planes(len(CLUSTERS)))
@@ -281,16 +317,17 @@ def main(machines: int, samples: int) -> None:
         own = _told_apart(gates, hosts[LOCAL], directory)
         running = stack.enter_context(swarm_on(made[0], directory, replicas=len(SITES), etcd=etcd, own=own))
         staged = Staged(running, gates, hosts, etcd, directory)
-        found = uvloop.run(run(staged, machines, samples))
+        found = uvloop.run(run(staged, machines, samples, rounds))
     publish(
         "Sites: one cluster slow, one stopped, and a third",
         f"{machines} machines in three clusters, each a kube-apiserver and a Tinkerbell of its own, driven by five "
         "replicas in three sites; the third is reached from one site alone. The machines are simulated by agents that "
         f"are done with each action within {BEHAVIOUR.longest} s; they were asked for at each replica in turn, "
         f"{AT_ONCE} under way in each cluster at once. "
-        f"Then {samples} provisions one at a time in the third, on further machines that are off: while all is well, "
-        f"while each answer of the first comes {SLOW:.0f} s late and the second's API server is killed, with {WAITING} "
-        "provisions that wait in each, and after both were mended. All parts share two cores.",
+        f"Then in each of {rounds} rounds {samples} provisions one at a time in the third, on further machines that "
+        f"are off, while all is well, and {samples} while each answer of the first comes {SLOW:.0f} s late and the "
+        f"second's API server is killed, with {WAITING} provisions that wait in each; both are mended then, and all "
+        "comes to rest. All parts share two cores.",
         found,
     )
 
@@ -304,4 +341,4 @@ def _told_apart(gates: Gates, local: ControlPlane, directory: Path) -> dict[str,
 
 if __name__ == "__main__":
     asked = [int(argument) for argument in sys.argv[1:]]
-    main(*(asked + [3000, 300][len(asked) :]))
+    main(*(asked + [3000, 100, 5][len(asked) :]))
