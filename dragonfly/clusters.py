@@ -16,6 +16,7 @@ import structlog
 from dragonfly.controllers.around import Around, Gauges, Place
 from dragonfly.controllers.checkup import Examiner, examine
 from dragonfly.controllers.cluster import ClusterController
+from dragonfly.controllers.dispatch import Dispatch
 from dragonfly.controllers.guard import Guard
 from dragonfly.intent.clusters import kubeconfig_place
 from dragonfly.kube.channel import DEFAULT_LIMITS, Limits
@@ -82,6 +83,7 @@ class Means(NamedTuple):
     replica: str
     store: Store
     mirror: Mirror
+    dispatch: Dispatch
     metrics: Metrics
     gauges: Gauges
     unseal: Callable[[Machine], str]
@@ -115,6 +117,7 @@ class Parts:
             kube=kube,
             store=means.store,
             mirror=means.mirror,
+            dispatch=means.dispatch,
             epoch=ownership.epoch,
             around=around,
             remaining=ownership.remaining,

@@ -30,6 +30,7 @@ from dragonfly.api.streams import Streams
 from dragonfly.awareness import Awareness, LeaseView
 from dragonfly.clusters import Clusters, Setup
 from dragonfly.clusters import Means as ClusterMeans
+from dragonfly.controllers.dispatch import Dispatch
 from dragonfly.feed.feed import Feed
 from dragonfly.garbage import Survivors
 from dragonfly.install.survey import Surveyor, Taken
@@ -264,6 +265,7 @@ class Replica:
             replica=settings.replica,
             store=self._store,
             mirror=self._mirror,
+            dispatch=Dispatch(self._mirror),
             metrics=self._metrics,
             gauges=ControllerGauges(self._metrics),
             unseal=self._unsealed,

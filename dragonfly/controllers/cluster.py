@@ -15,7 +15,7 @@ import structlog
 from dragonfly.controllers.around import Around, Place
 from dragonfly.controllers.conditions import not_synced, old_workflow, synced, with_condition
 from dragonfly.controllers.departure import HOLD, Departures, held_up, without_hold
-from dragonfly.controllers.eta import Durations
+from dragonfly.controllers.dispatch import Dispatch
 from dragonfly.controllers.fence import Fence, NotOwner, Overtaken, TooLate
 from dragonfly.controllers.hardware import Blocked, HardwareLoop
 from dragonfly.controllers.leftovers import Leftovers
@@ -31,7 +31,7 @@ from dragonfly.model.machine import Condition, Machine, Observed
 from dragonfly.model.provision import Provision
 from dragonfly.store import keys
 from dragonfly.store.errors import Conflict, StoreError
-from dragonfly.store.mirror import Mirror, Update
+from dragonfly.store.mirror import Mirror
 from dragonfly.store.port import Store
 from dragonfly.store.records import encode
 from dragonfly.store.values import Delete, Put, Unchanged
@@ -53,6 +53,7 @@ class ClusterController:
         kube: Kube,
         store: Store,
         mirror: Mirror,
+        dispatch: Dispatch,
         epoch: Callable[[ShardId], int | None],
         around: Around,
         remaining: Callable[[], float] = lambda: float("inf"),
@@ -65,6 +66,7 @@ class ClusterController:
             kube: the connection to it.
             store: where the swarm's state is written.
             mirror: where it is read.
+            dispatch: tells of its changes.
             epoch: tells under which epoch this replica may act on a shard now, or None.
             around: time, chance, secrets.
             remaining: tells for how many seconds this replica's lease cannot have ended.
@@ -74,6 +76,7 @@ class ClusterController:
         self._kube = kube
         self._store = store
         self._mirror = mirror
+        self._dispatch = dispatch
         self._claimed = epoch
         self._over: dict[ShardId, int] = {}
         """Epochs under which etcd itself has said that nothing may be done any more."""
@@ -83,10 +86,8 @@ class ClusterController:
         self.queue = WorkQueue(around.monotonic, around.random)
         self.twins = Twins(kube, place.namespace, self._twin_changed, around.monotonic, around.random)
         self._hardware = HardwareLoop(self.twins, place.namespace, around.unseal, around.note)
-        self._durations = Durations()
         self._working: dict[ShardId, float] = {}
         """What is worked on, and since when by the monotonic clock."""
-        self._machines_by_agent: dict[str, str] = {}
         self._written: dict[str, int] = {}
         self._troubles: dict[str, str] = {}
         self._idle = asyncio.Event()
@@ -96,7 +97,7 @@ class ClusterController:
             twins=self.twins,
             hardware=self._hardware,
             limits=place.limits,
-            durations=self._durations,
+            durations=dispatch.durations,
             staged={},
             troubles=self._troubles,
             now=around.now,
@@ -128,13 +129,7 @@ class ClusterController:
 
     async def run(self) -> None:
         """Follow the cluster and work until cancelled."""
-        unsubscribe = [
-            self._mirror.subscribe(keys.MACHINES, self._machine_changed),
-            self._mirror.subscribe(keys.ACTIVE, self._active_changed),
-            self._mirror.subscribe(keys.POWER, self._power_changed),
-            self._mirror.subscribe(keys.PROVISIONS, self._provision_changed),
-        ]
-        self._learn()
+        stop = self._dispatch.follow(self.place.name, self._wake)
         for shard in self._working:
             self._take_up(shard)  # what has come since it was gained has woken nobody
         try:
@@ -143,8 +138,7 @@ class ClusterController:
                 for number in range(self.place.workers):
                     group.create_task(self._work(), name=f"{self.place.name} worker {number}")
         finally:
-            for stop in unsubscribe:
-                stop()
+            stop()
 
     def gained(self, shard: ShardId) -> None:
         """Look at every machine of the shard, those with a running provision first."""
@@ -153,10 +147,9 @@ class ClusterController:
 
     def _take_up(self, shard: ShardId) -> None:
         """Have every machine of the shard looked at, and what is there of machines that are gone."""
-        for held in self._mirror.under(keys.MACHINES):
-            if isinstance(held.object, Machine) and self._shard_of(held.object) == shard:
-                awaited = self._is_awaited(held.object.name)
-                self.queue.add(held.object.name, Priority.USER if awaited else Priority.RESYNC)
+        for name in self._dispatch.machines_of(self.place.name):
+            if self._shard_named(name) == shard:
+                self.queue.add(name, Priority.USER if self._dispatch.is_awaited(name) else Priority.RESYNC)
         for name in self.twins.mentioned:
             if self._shard_named(name) == shard and self._mirror.get(keys.machine(name)) is None:
                 self.queue.add(name, Priority.RESYNC)
@@ -212,7 +205,7 @@ class ClusterController:
             self._troubles.pop(name, None)
             self.queue.succeeded(name)
             if pause is not None:
-                self.queue.add_later(name, pause, self._priority(name))
+                self.queue.add_later(name, pause, self._dispatch.priority(name))
 
     def _retry(self, name: str) -> float:
         if self._around.gauges is not None:
@@ -246,7 +239,11 @@ class ClusterController:
 
     def _is_leaving(self, machine: Machine) -> bool:
         """Whether the machine is to be taken out; what a replica that knows no moves has begun on it ends first."""
-        return machine.moving is not None and machine.deleting_since is None and not self._is_awaited(machine.name)
+        return (
+            machine.moving is not None
+            and machine.deleting_since is None
+            and not self._dispatch.is_awaited(machine.name)
+        )
 
     async def _depart(self, fence: Fence, machine: Machine, revision: int) -> float | None:
         """Take the machine out of this cluster, and hand it over to the other one."""
@@ -388,49 +385,9 @@ class ClusterController:
         kind: Literal["Normal", "Warning"] = "Normal" if phase == "Succeeded" else "Warning"
         self._around.note(Note(Subject.of(hardware), kind, f"Provision{phase}", message))
 
-    def _learn(self) -> None:
-        for held in self._mirror.under(keys.MACHINES):
-            if isinstance(held.object, Machine):
-                self._machines_by_agent[held.object.agent_id] = held.object.name
-        for held in self._mirror.under(keys.PROVISIONS):
-            if isinstance(held.object, Provision):
-                self._durations.learn(held.object)
-
-    def _machine_changed(self, update: Update) -> None:
-        name = keys.name_in(update.key, keys.MACHINES)
-        old = update.previous.object if update.previous else None
-        new = update.held.object if update.held else None
-        if isinstance(old, Machine):
-            self._machines_by_agent.pop(old.agent_id, None)
-        if isinstance(new, Machine):
-            self._machines_by_agent[new.agent_id] = new.name
-        if name and new is not None:
-            self._wake(name, Priority.USER)
-
-    def _active_changed(self, update: Update) -> None:
-        if name := keys.name_in(update.key, keys.ACTIVE):
-            self._wake(name, Priority.USER)
-
-    def _power_changed(self, update: Update) -> None:
-        if name := keys.name_in(update.key, keys.POWER):
-            self._wake(name, Priority.USER)
-
-    def _provision_changed(self, update: Update) -> None:
-        if update.held is not None and isinstance(update.held.object, Provision):
-            self._durations.learn(update.held.object)
-            name = update.held.object.spec.machine
-            self._wake(name, self._priority(name))
-
     def _twin_changed(self, key: str) -> None:
-        name = self._machines_by_agent.get(key, key)
-        self._wake(name, self._priority(name))
-
-    def _priority(self, name: str) -> Priority:
-        """What somebody waits for goes first, in the order in which it comes up: what was begun is not overtaken."""
-        return Priority.USER if self._is_awaited(name) else Priority.EVENT
-
-    def _is_awaited(self, name: str) -> bool:
-        return self._mirror.get(keys.active(name)) is not None or self._mirror.get(keys.power(name)) is not None
+        name = self._dispatch.machine_of(key) or key
+        self._wake(name, self._dispatch.priority(name))
 
     def _wake(self, name: str, priority: Priority) -> None:
         if self._shard_named(name) not in self._working:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from dragonfly.controllers.around import Around, Place
 from dragonfly.controllers.cluster import ClusterController
+from dragonfly.controllers.dispatch import Dispatch
 from dragonfly.controllers.power_steps import PowerLimits
 from dragonfly.controllers.steps import Limits
 from dragonfly.intent.plan import Decide, T, carry_out
@@ -77,6 +78,7 @@ class Replica:
             kube=self.kube,
             store=EtcdClient(servers.etcd, servers.wire, self.process, "controller"),
             mirror=self.mirror,
+            dispatch=Dispatch(self.mirror),
             epoch=self._epoch,
             remaining=self._remaining,
             holds=self._holds,

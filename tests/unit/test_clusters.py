@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from dragonfly import clusters
 from dragonfly.clusters import Clusters, Means, Parts, Setup
+from dragonfly.controllers.dispatch import Dispatch
 from dragonfly.intent.clusters import kubeconfig_place
 from dragonfly.kube.channel import DEFAULT_LIMITS, Limits
 from dragonfly.kube.credentials import Inline
@@ -64,6 +65,7 @@ class World:
             replica="a",
             store=self.store,
             mirror=self.mirror,
+            dispatch=Dispatch(self.mirror),
             metrics=Metrics(self.registry, version="0", replica="a"),
             gauges=gauges,
             unseal=lambda _: "",

@@ -11,6 +11,7 @@ from ulid import ULID
 
 from dragonfly.controllers.around import Around, Place
 from dragonfly.controllers.cluster import ClusterController
+from dragonfly.controllers.dispatch import Dispatch
 from dragonfly.controllers.guard import Guard
 from dragonfly.kube.connection import Connection
 from dragonfly.kube.credentials import Kubeconfig
@@ -198,6 +199,7 @@ class Late:
             kube=self._kube,
             store=self._store,
             mirror=self._mirror,
+            dispatch=Dispatch(self._mirror),
             epoch=lambda _shard: epoch,
             around=around,
         )

@@ -10,6 +10,7 @@ import msgspec
 
 from dragonfly.controllers.around import Around, Place
 from dragonfly.controllers.cluster import ClusterController
+from dragonfly.controllers.dispatch import Dispatch
 from dragonfly.controllers.steps import Limits
 from dragonfly.kube.events import Note
 from dragonfly.kube.resources import HARDWARE, WORKFLOW, Object, Ref
@@ -74,6 +75,7 @@ class Site:
             kube=self.kube,
             store=self.store,
             mirror=self.mirror,
+            dispatch=Dispatch(self.mirror),
             epoch=lambda _shard: self.epoch,
             around=around,
         )

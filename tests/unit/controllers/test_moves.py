@@ -10,6 +10,7 @@ import pytest
 
 from dragonfly.controllers.around import Around, Place
 from dragonfly.controllers.cluster import ClusterController
+from dragonfly.controllers.dispatch import Dispatch
 from dragonfly.kube.resources import BMC_MACHINE, HARDWARE, SECRET, WORKFLOW, Ref
 from dragonfly.kube.tinkerbell import MACHINE as MACHINE_LABEL
 from dragonfly.kube.tinkerbell import MANAGED_BY, MANAGER
@@ -124,6 +125,7 @@ class World:
                 kube=self.fate.of(self.kubes[name]),
                 store=self.fate.of(self.store),
                 mirror=self.mirror,
+                dispatch=Dispatch(self.mirror),
                 epoch=lambda shard, epoch=self.epochs[name]: epoch,  # type: ignore[misc]
                 around=around,
             )
