@@ -31,10 +31,13 @@ from dragonfly.sandbox.probes import http_ok
 from dragonfly.sandbox.process import Program, Service
 from dragonfly.sandbox.progress import SILENT
 from dragonfly.sandbox.swarm import Replica, Swarm, replica_environment
+from dragonfly.swarm.shards import shard_of
 from tests.e2e.api import Api
 from tests.e2e.audit import Audit, read_audit
 from tests.e2e.waiting import eventually
 
+SHARDS: Final = 8
+"""The default of DRAGONFLY_SHARDS."""
 _NUMBERS: Final = itertools.count(1)
 _BASE_MAC: Final = 0x02_E2_00_00_00_00  # locally administered: no vendor has it
 _GROUP: Final = ("tinkerbell.org", "v1alpha1", NAMESPACE)
@@ -124,6 +127,18 @@ class Site:
     def machines(self, count: int) -> list[Machine]:
         """Machines that no other test has, not yet registered."""
         return [self._machine(next(self._machines)) for _ in range(count)]
+
+    def machines_of_each_shard(self, count: int) -> list[Machine]:
+        """As `machines`, so many of each shard of `local`: by chance alone a replica may drive none of two dozen."""
+        left = dict.fromkeys(range(SHARDS), count)
+        made = []
+        while any(left.values()):
+            machine = self._machine(next(self._machines))
+            shard = shard_of(machine.name, SHARDS)
+            if left[shard]:
+                left[shard] -= 1
+                made.append(machine)
+        return made
 
     def registered(self, count: int = 1) -> list[Machine]:
         made = self.machines(count)

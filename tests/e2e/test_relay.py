@@ -116,7 +116,7 @@ def _owned_by_remote(joined: Joined, machines: list[Machine]) -> set[str]:
 def test_it_drives_its_shards_while_the_replica_that_it_goes_through_is_killed(joined: Joined) -> None:
     site = joined.site
     eventually("it drives shards", joined.claims, within=PATIENCE)
-    machines = site.machines(24)
+    machines = site.machines_of_each_shard(3)
 
     with site.agents(machines, BEHAVIOUR) as agents:
         asked = ask(site, machines[:12], "two-actions")
