@@ -1,4 +1,7 @@
-"""Ends what runs in a unit's and its containers' control groups: systemd leaves it (KillMode=process)."""
+"""What runs in a unit's control groups: whether anything does; ends it, with its containers.
+
+systemd leaves it to others (KillMode=process).
+"""
 
 import contextlib
 import os
@@ -24,6 +27,17 @@ def end_all(hierarchies: Path, unit: str) -> None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(_PAUSE)
+
+
+def is_running(hierarchies: Path, unit: str) -> bool:
+    """Whether anything runs in the group of a unit of this host's own systemd; those of containers don't count.
+
+    Args:
+        hierarchies: as above.
+        unit: as above.
+    """
+    groups = (hierarchies / place / "system.slice" / unit for place in ("", "systemd", "unified"))
+    return any(_processes(group / "cgroup.procs") for group in groups)
 
 
 def _running(hierarchies: Path, unit: str) -> set[int]:

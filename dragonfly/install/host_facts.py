@@ -2,6 +2,7 @@
 
 import msgspec
 
+from dragonfly.install.firewalls import Firewall
 from dragonfly.install.options import Options
 
 
@@ -47,6 +48,8 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     free_disk: int = 100 << 30
     """Bytes free where /var/lib/rancher is, or will be."""
     listeners: tuple[Listener, ...] = ()
+    firewalls: tuple[Firewall, ...] = ()
+    """Those of this host that are on."""
     cgroup_controllers: tuple[str, ...] = ("cpu", "cpuset", "io", "memory", "pids")
     k3s: str = ""
     """What of a k3s is here that no installation of ours left; empty if nothing is."""

@@ -22,6 +22,8 @@ import msgspec
 
 from dragonfly.install import k3s
 from dragonfly.install.bundle_files import ARCHITECTURE, IMAGES, NEEDED, SUMS
+from dragonfly.install.control_groups import is_running
+from dragonfly.install.firewalls import Firewall
 from dragonfly.install.host import sha256
 from dragonfly.install.host_facts import Airgap, HostFacts, Listener
 from dragonfly.install.journal import Journal
@@ -73,6 +75,7 @@ def survey(
         memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         free_disk=_free_disk(root / "var/lib/rancher"),
         listeners=tuple(_listeners(root)),
+        firewalls=tuple(_firewalls(root)),
         cgroup_controllers=_cgroups(root),
         k3s=_first(root, {str(k3s.BINARY): "k3s", str(k3s.UNIT): "k3s's service", str(k3s.CONFIG): "k3s's settings"}),
         kubernetes=_first(root, _OTHER_KUBERNETES),
@@ -199,6 +202,20 @@ def _listed(directory: Path) -> list[Path]:
         return list(directory.iterdir())
     except OSError:  # as above
         return []
+
+
+def _firewalls(root: Path) -> Iterator[Firewall]:
+    if is_running(root / "sys/fs/cgroup", "firewalld.service"):
+        yield "firewalld"
+    if _is_ufw_enabled(root / "etc/ufw/ufw.conf"):
+        yield "ufw"
+
+
+def _is_ufw_enabled(file: Path) -> bool:
+    """As ufw itself reads it: it is enabled where this file says so last."""
+    lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else []
+    said = [value for name, _, value in (line.strip().lower().partition("=") for line in lines) if name == "enabled"]
+    return bool(said) and said[-1].strip("\"'") == "yes"
 
 
 def _cgroups(root: Path) -> tuple[str, ...]:

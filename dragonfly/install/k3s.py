@@ -49,6 +49,8 @@ RELEASES: Final = "https://github.com/k3s-io/k3s/releases/download"
 GATEWAY_PORT: Final = 2382
 POD_NETWORK: Final = "10.42.0.0/16"
 """k3s's default, from which each node gets a part."""
+SERVICE_NETWORK: Final = "10.43.0.0/16"
+"""Likewise."""
 
 UNIT_TEXT: Final = f"""\
 # Written by dragonfly install.

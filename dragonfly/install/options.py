@@ -81,6 +81,11 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
         return not self.join
 
     @property
+    def may_have_member(self) -> bool:
+        """Whether the swarm has an etcd of its own; what it has, a host that joins is told by the cluster alone."""
+        return self.etcd == "dedicated" or not (self.is_first or self.etcd)
+
+    @property
     def addresses(self) -> tuple[str, ...]:
         """All that must belong to nobody else."""
         return tuple(filter(None, (self.floating_ip, self.tinkerbell_ip, self.artifacts_ip)))

@@ -113,7 +113,7 @@ def _files(options: Options, facts: HostFacts, images: tuple[str, ...]) -> Itera
         "leave the cluster's data there; with --delete-data, remove it",
         MakeDirectory(data, 0o755, is_tree=True, is_data=True),
     )
-    if _may_have_member(options):
+    if options.may_have_member:
         yield Step(
             "own-etcd-data",
             f"Make {ETCD_DIRECTORY}",
@@ -155,11 +155,6 @@ def _files(options: Options, facts: HostFacts, images: tuple[str, ...]) -> Itera
         "remove it, or put back what was there",
         WriteFile(str(k3s.UNIT), k3s.UNIT_TEXT),
     )
-
-
-def _may_have_member(options: Options) -> bool:
-    """Whether the swarm has an etcd of its own; what it has, a host that joins is told by the cluster alone."""
-    return options.etcd == "dedicated" or not (options.is_first or options.etcd)
 
 
 def _binary(options: Options, facts: HostFacts) -> Step:
@@ -275,7 +270,7 @@ def _etcd(options: Options, facts: HostFacts) -> Iterator[Step]:
             "take the member out while others carry the cluster; else leave all with its data",
             FoundEtcd(facts.hostname, facts.address),
         )
-    elif _may_have_member(options):
+    elif options.may_have_member:
         yield Step(
             "own-etcd",
             "Make this host a member of the swarm's own etcd, if it has one",

@@ -11,8 +11,10 @@ from typing import Final, Literal
 import msgspec
 
 from dragonfly.install.again import conflicts
+from dragonfly.install.firewalls import kept_out, way_through
 from dragonfly.install.host_facts import HostFacts, Listener
-from dragonfly.install.options import SERVICE_PORT, Options
+from dragonfly.install.options import Options
+from dragonfly.install.ports import DEDICATED_PORTS, needed
 
 Level = Literal["ok", "warning", "error"]
 
@@ -29,32 +31,6 @@ _LAST_DISK: Final = 2 * GIB
 """What an installation that has begun needs to go on: room for an image, its copy, and what etcd writes."""
 _MOST_SKEW: Final = 5.0
 _CGROUPS: Final = ("cpu", "cpuset", "memory", "pids")
-
-TCP_PORTS: Final = {
-    6443: "the API server",
-    6444: "k3s",
-    10248: "the kubelet",
-    10249: "kube-proxy",
-    10250: "the kubelet",
-    10256: "kube-proxy",
-    10257: "the controller manager",
-    10259: "the scheduler",
-    2379: "etcd",
-    2380: "etcd",
-    2382: "etcd's JSON gateway",
-    SERVICE_PORT: "the swarm",
-    2222: "Tinkerbell's consoles",
-    7080: "Tinkerbell",
-    7173: "HookOS",
-    42113: "Tinkerbell",
-}
-UDP_PORTS: Final = {
-    67: "Tinkerbell's DHCP",
-    69: "Tinkerbell's TFTP",
-    514: "Tinkerbell's syslog",
-    8472: "the pods' network",
-}
-_DEDICATED_PORTS: Final = {12379: "the swarm's etcd", 12380: "the swarm's etcd"}
 
 
 class Check(msgspec.Struct, frozen=True):
@@ -77,6 +53,7 @@ def preflight(options: Options, facts: HostFacts) -> tuple[Check, ...]:
             _ground(options, facts),
             _conflicts(options, facts),
             _ports(options, facts),
+            _firewalls(options, facts),
             _network(options, facts),
         )
         for check in group
@@ -172,24 +149,14 @@ def _conflicts(options: Options, facts: HostFacts) -> Iterator[Check]:
 def _ports(options: Options, facts: HostFacts) -> Iterator[Check]:
     if facts.is_started:
         return
-    wanted = dict.fromkeys((("tcp", port) for port in TCP_PORTS), "") | dict.fromkeys(
-        (("udp", port) for port in UDP_PORTS), ""
-    )
-    named = {("tcp", port): use for port, use in TCP_PORTS.items()} | {
-        ("udp", port): use for port, use in UDP_PORTS.items()
-    }
-    if options.etcd == "dedicated":
-        wanted |= {("tcp", port): "" for port in _DEDICATED_PORTS}
-        named |= {("tcp", port): use for port, use in _DEDICATED_PORTS.items()}
-    if not options.dhcp:
-        wanted.pop(("udp", 67))
+    wanted = needed(options)
     yield from _ports_of_a_member(options, facts)
     taken = [listener for listener in facts.listeners if (listener.protocol, listener.port) in wanted]
     for listener in taken:
         yield Check(
             "ports",
             "error",
-            f"{listener.protocol} {listener.port}, which {named[listener.protocol, listener.port]} needs, is "
+            f"{listener.protocol} {listener.port}, which {wanted[listener.protocol, listener.port]} needs, is "
             f"{_holder(listener)}",
             _free(listener),
         )
@@ -202,7 +169,7 @@ def _ports_of_a_member(options: Options, facts: HostFacts) -> Iterator[Check]:
     if options.is_first or options.etcd:
         return
     for listener in facts.listeners:
-        if listener.protocol == "tcp" and listener.port in _DEDICATED_PORTS:
+        if listener.protocol == "tcp" and listener.port in DEDICATED_PORTS:
             found = f"tcp {listener.port} is {_holder(listener)}, which the swarm's etcd needs if it is one of its own"
             yield Check("ports", "warning", found, _free(listener))
 
@@ -215,6 +182,14 @@ def _free(listener: Listener) -> str:
     what = listener.process.partition(" ")[0] if listener.process else "what listens there"
     instead = ", or install with --no-dhcp" if (listener.protocol, listener.port) == ("udp", 67) else ""
     return f"Stop {what}, or have it listen elsewhere{instead}."
+
+
+def _firewalls(options: Options, facts: HostFacts) -> Iterator[Check]:
+    """Also of one that has begun: rules are changed, and a firewall can be turned on later."""
+    for firewall in facts.firewalls:
+        yield Check("firewall", "warning", kept_out(firewall, options), way_through(firewall, options))
+    if not facts.firewalls:
+        yield Check("firewall", "ok", "neither firewalld nor ufw is on")
 
 
 def _network(options: Options, facts: HostFacts) -> Iterator[Check]:

@@ -129,6 +129,32 @@ def test_controllers_of_either_kind_of_cgroups(
     assert survey(Options(), journal, root=root, neighbours=NoWire()).cgroup_controllers == controllers
 
 
+@pytest.mark.parametrize(
+    ("files", "firewalls"),
+    [
+        ({}, ()),
+        ({"sys/fs/cgroup/system.slice/firewalld.service/cgroup.procs": "712\n"}, ("firewalld",)),
+        ({"sys/fs/cgroup/systemd/system.slice/firewalld.service/cgroup.procs": "712\n"}, ("firewalld",)),
+        ({"sys/fs/cgroup/system.slice/firewalld.service/cgroup.procs": ""}, ()),
+        ({"sys/fs/cgroup/machine.slice/system.slice/firewalld.service/cgroup.procs": "9\n"}, ()),
+        ({"etc/ufw/ufw.conf": "# Set to yes to start on boot.\nENABLED=yes\nLOGLEVEL=low\n"}, ("ufw",)),
+        ({"etc/ufw/ufw.conf": 'ENABLED=no\nenabled="Yes"\n'}, ("ufw",)),
+        ({"etc/ufw/ufw.conf": "#ENABLED=yes\nENABLED=no\n"}, ()),
+    ],
+)
+def test_a_firewall_that_is_on_is_found_by_what_runs_or_by_what_it_is_told(
+    tmp_path: Path, journal: Journal, files: dict[str, str], firewalls: tuple[str, ...]
+) -> None:
+    """Neither a firewall that is only installed nor one of a container counts."""
+    root = tmp_path / "root"
+    for name, content in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(content)
+    root.mkdir(exist_ok=True)
+
+    assert survey(Options(), journal, root=root, neighbours=NoWire()).firewalls == firewalls
+
+
 def test_what_our_own_installation_left_is_told_apart(journal: Journal) -> None:
     journal.begun("data", ())
     begun = survey(Options(), journal, neighbours=NoWire())

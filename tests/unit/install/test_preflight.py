@@ -9,7 +9,8 @@ import pytest
 
 from dragonfly.install.host_facts import Airgap, HostFacts, Listener
 from dragonfly.install.options import Options
-from dragonfly.install.preflight import TCP_PORTS, UDP_PORTS, Check, errors, preflight
+from dragonfly.install.ports import TCP_PORTS, UDP_PORTS, in_words, reached_by_others, reached_by_servers
+from dragonfly.install.preflight import Check, errors, preflight
 
 GOOD = HostFacts(address="10.0.0.1", network="10.0.0.0/24", interface="eth0")
 WITH_IMAGE = Options(image="registry.example.com/dragonfly:0.1.0")
@@ -17,6 +18,10 @@ WITH_IMAGE = Options(image="registry.example.com/dragonfly:0.1.0")
 
 def checks(facts: HostFacts = GOOD, options: Options = WITH_IMAGE, **other: Any) -> tuple[Check, ...]:
     return preflight(options, msgspec.structs.replace(facts, **other))
+
+
+def of_firewalls(options: Options = WITH_IMAGE, **other: Any) -> list[Check]:
+    return [check for check in checks(options=options, **other) if check.name == "firewall"]
 
 
 def test_a_good_host_has_no_error() -> None:
@@ -68,10 +73,84 @@ def test_the_documentation_names_every_port() -> None:
     assert [sorted(map(int, ports.split(","))) for ports in told] == [sorted(TCP_PORTS), sorted(UDP_PORTS)]
 
 
+def test_the_documentation_says_who_reaches_which_port() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "install.md").read_text(encoding="utf-8")
+    options = Options(etcd="dedicated")
+
+    for who, ports in (
+        ("the other servers", reached_by_servers(options)),
+        ("machines and people", reached_by_others(options)),
+    ):
+        assert f"| {who} | {in_words(ports)} |" in text
+
+
 def test_the_holder_of_a_port_is_named() -> None:
     (found,) = errors(checks(listeners=(Listener("tcp", 2379, "etcd (pid 7)"), Listener("tcp", 22, "sshd (pid 1)"))))
 
     assert found.found == "tcp 2379, which etcd needs, is taken by etcd (pid 7)"
+
+
+@pytest.mark.parametrize(
+    ("firewall", "commands"),
+    [
+        (
+            "firewalld",
+            (
+                "firewall-cmd --permanent --zone=trusted --add-source=10.42.0.0/16 --add-source=10.43.0.0/16",
+                "firewall-cmd --permanent --add-port=2222/tcp --add-port=3000/tcp --add-port=6443/tcp",
+                "--add-port=7080/tcp --add-port=7173/tcp --add-port=42113/tcp --add-port=67/udp --add-port=69/udp",
+                "--add-port=514/udp && firewall-cmd --reload",
+                "firewall-cmd --permanent --zone=trusted --add-source=ADDRESS && firewall-cmd --reload",
+                "systemctl disable --now firewalld",
+            ),
+        ),
+        (
+            "ufw",
+            (
+                "ufw allow from 10.42.0.0/16",
+                "ufw allow from 10.43.0.0/16",
+                "ufw allow 2222,3000,6443,7080,7173,42113/tcp",
+                "ufw allow 67,69,514/udp",
+                "ufw allow from ADDRESS",
+                "ufw disable",
+            ),
+        ),
+    ],
+)
+@pytest.mark.parametrize("is_started", [False, True])
+def test_a_firewall_of_the_host_is_told_with_the_commands_that_open_it(
+    firewall: str, commands: tuple[str, ...], is_started: bool
+) -> None:
+    """Its rules may let everything through, so it stops nobody; they can change after an installation, too."""
+    (found,) = of_firewalls(firewalls=(firewall,), is_installed=is_started, is_started=is_started)
+
+    assert found.level == "warning"
+    assert found.found.endswith(
+        "from pods and services 10.42.0.0/16 and 10.43.0.0/16; from the other servers TCP 2379, 2380, 2382, 10250; "
+        "UDP 8472; from machines and people TCP 2222, 3000, 6443, 7080, 7173, 42113; UDP 67, 69, 514"
+    )
+    for command in commands:
+        assert command in found.remedy
+
+
+def test_a_firewall_is_asked_for_no_more_than_the_options_need() -> None:
+    for options, own in (
+        (Options(etcd="dedicated"), True),
+        (Options(join="10.0.0.2", token_file="/token", etcd=""), True),
+        (Options(join="10.0.0.2", token_file="/token", etcd="shared"), False),
+        (WITH_IMAGE, False),
+    ):
+        (found,) = of_firewalls(options, firewalls=("ufw",))
+        assert ("10250, 12379, 12380; UDP 8472" in found.found) is own
+    (found,) = of_firewalls(msgspec.structs.replace(WITH_IMAGE, dhcp=False), firewalls=("ufw",))
+    assert "ufw allow 69,514/udp" in found.remedy
+
+
+def test_each_firewall_that_is_on_is_told_and_none_is_well() -> None:
+    both = of_firewalls(firewalls=("firewalld", "ufw"))
+
+    assert [one.found.partition(",")[0] for one in both] == ["firewalld runs", "ufw is enabled"]
+    assert [(one.level, one.remedy) for one in of_firewalls()] == [("ok", "")]
 
 
 def test_a_dhcp_server_of_the_site_is_none_of_our_business_without_ours() -> None:
