@@ -16,6 +16,7 @@ from dragonfly.install import host_survey
 from dragonfly.install.execution import StepFailed, Stopped
 from dragonfly.install.hands import RealHands
 from dragonfly.install.host_facts import HostFacts
+from dragonfly.install.images import Lacking
 from dragonfly.install.journal import Busy, Journal, UnknownJournal
 from dragonfly.install.manifests import replica_image
 from dragonfly.install.options import BadOptions, Options, checked
@@ -114,6 +115,8 @@ class _Upgrade(NamedTuple):
     image: str
     lacking: tuple[str, ...]
     """The other hosts that are to be brought the image; while there are any, only this host's part is done."""
+    away: tuple[str, ...]
+    """Those that will have to be, once they are back: they get no pods now, and are not waited for."""
 
     @property
     def options(self) -> Options:
@@ -141,14 +144,14 @@ def _prepared(
     seen = _looked(hands)
     wanted = _wanted(own, said, facts, seen, journal)
     image = replica_image(wanted.options)
-    lacking = _others_without(hands, image) if wanted.brought else ()
+    lacking, away = _others_lacking(hands, image) if wanted.brought else Lacking()
     options = wanted.options if own.is_first else own
     images = host_survey.image_files(options.airgap)
     if lacking:
         plan = own_part(options, facts, image, images=images)
     else:
         plan = plan_for(options, facts, images=images, ready_within=ready_within, cluster=wanted)
-    return _Upgrade(plan, wanted, own, _before(before, seen, journal), image, lacking)
+    return _Upgrade(plan, wanted, own, _before(before, seen, journal), image, lacking, away)
 
 
 def _fit(own: Options, journal: Journal) -> HostFacts:
@@ -252,9 +255,15 @@ def _carried_out(found: _Upgrade, hands: RealHands, journal: Journal, *, as_json
 
 def _tell_plan(found: _Upgrade, *, as_json: bool) -> None:
     if as_json:
-        write_json(plan_event(found.plan))
+        write_json(plan_event(found.plan) | _away(found))
         return
     out = console()
+    if found.away:
+        hosts = ", ".join(found.away)
+        out.print(
+            f"Not waited for, as not ready or cordoned: {hosts}. The image {found.image} is not known to be there.",
+            soft_wrap=True,
+        )
     if found.lacking:
         hosts = ", ".join(found.lacking)
         out.print(f"The image {found.image} is not yet on {hosts}, so this is for this host alone:", soft_wrap=True)
@@ -264,17 +273,27 @@ def _tell_plan(found: _Upgrade, *, as_json: bool) -> None:
 def _tell_end(found: _Upgrade, address: str, remark: str, *, as_json: bool) -> None:
     image, lacking = found.image, found.lacking
     if lacking and as_json:
-        write_json({"event": "prepared", "image": image, "lacking": lacking})
+        write_json({"event": "prepared", "image": image, "lacking": lacking, **_away(found)})
     elif lacking:
         out = console()
         out.print(f"\nThis host has the image {image}; no replica was replaced yet.", soft_wrap=True)
         out.print(f"Say the same next on {', '.join(lacking)}. The last one replaces the replicas.", soft_wrap=True)
     elif as_json:
-        write_json({"event": "upgraded", "address": address, **({"etcd": remark} if remark else {})})
+        write_json({"event": "upgraded", "address": address, **({"etcd": remark} if remark else {}), **_away(found)})
     else:
         out = console()
         out.print(f"\n{remark}" if remark else "", soft_wrap=True)
         out.print(f"Dragonfly answers at {address}", soft_wrap=True)
+    if found.away and not as_json:
+        console().print(
+            f"Say the same on {', '.join(found.away)} too, once ready or no longer cordoned: no replica of this "
+            "version can start there before. For a host that is lost for ever: k3s kubectl delete node NAME",
+            soft_wrap=True,
+        )
+
+
+def _away(found: _Upgrade) -> dict[str, Any]:
+    return {"away": found.away} if found.away else {}
 
 
 def _looked(hands: RealHands) -> Seen:
@@ -291,9 +310,9 @@ def _looked(hands: RealHands) -> Seen:
     return seen
 
 
-def _others_without(hands: RealHands, image: str) -> tuple[str, ...]:
+def _others_lacking(hands: RealHands, image: str) -> Lacking:
     """Look whether the others have what only files bring; else replicas that are put there never start."""
     try:
-        return hands.others_without(image)
+        return hands.others_lacking(image)
     except StepFailed as error:
         raise CliError(f"{error}; nothing was changed", Exit.REFUSED, error.remedy) from error

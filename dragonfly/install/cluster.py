@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from dragonfly.install.carriers import ETCD_ROLE
 from dragonfly.install.execution import Refused, StepFailed
-from dragonfly.install.images import hosts_without
+from dragonfly.install.images import Lacking, lacking
 from dragonfly.install.steps import Gone
 from dragonfly.kube.channel import Limits
 from dragonfly.kube.connection import Connection
@@ -246,13 +246,13 @@ class Cluster:
         """
         return [pod for pod in self._list(POD, namespace, labels) if pod["spec"].get("nodeName") == host]
 
-    def hosts_without(self, image: str) -> tuple[str, ...]:
-        """Return the nodes that may get pods and do not have an image, in order.
+    def lacking(self, image: str) -> Lacking:
+        """Return the nodes that do not have an image.
 
         Raises:
             StepFailed: the API server does not answer.
         """
-        return hosts_without(self._list(NODE, "", {}), image)
+        return lacking(self._list(NODE, "", {}), image)
 
     def _list(self, resource: Resource, namespace: str, labels: Mapping[str, str]) -> list[Object]:
         """Return the objects with these labels, by name.

@@ -16,6 +16,7 @@ from dragonfly.install.cluster import Cluster, Say
 from dragonfly.install.detection import SECRET as ETCD_SECRET
 from dragonfly.install.execution import StepFailed
 from dragonfly.install.host import Host, sha256
+from dragonfly.install.images import Lacking
 from dragonfly.install.manifests import ETCD_DIRECTORY, MEMBER, MEMBER_LABEL, NAME, NAMESPACE
 from dragonfly.install.neighbours import Neighbours
 from dragonfly.install.own_etcd import OwnEtcd
@@ -133,7 +134,7 @@ class RealHands:
             case FoundEtcd() | JoinEtcd():
                 return self.own_etcd.has_member(action)
             case AwaitImage(hostname, image):
-                return hostname not in cluster.hosts_without(image)
+                return hostname not in cluster.lacking(image).ready
             case AwaitReplicas(namespace, name):
                 return not cluster.rollout_problem(namespace, name)
             case _:
@@ -271,13 +272,13 @@ class RealHands:
         """Return what is to be known of the swarm that stands now; empty if nothing is."""
         return self.own_etcd.remark()
 
-    def others_without(self, image: str) -> tuple[str, ...]:
-        """Return the other hosts of the cluster that may get replicas and do not have their image.
+    def others_lacking(self, image: str) -> Lacking:
+        """Return the other hosts of the cluster that do not have the image of replicas.
 
         Raises:
             StepFailed: the API server does not answer.
         """
-        return tuple(name for name in self._cluster.hosts_without(image) if name != _hostname())
+        return self._cluster.lacking(image).without(_hostname())
 
     def found(self, names: Iterable[Gone]) -> list[Object]:
         """As `upgrade.Workload` says.
@@ -340,7 +341,7 @@ class RealHands:
 
     def _untold(self, hostname: str, image: str) -> str:
         try:
-            lacks = hostname in self._cluster.hosts_without(image)
+            lacks = hostname in self._cluster.lacking(image).ready
         except StepFailed as error:
             return str(error)
         return f"node {hostname} tells of no image {image} yet" if lacks else ""

@@ -1,7 +1,7 @@
 """Names of images in full, and on which hosts one is, as their nodes tell. Pure."""
 
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from dragonfly.kube.resources import Object
 
@@ -9,10 +9,27 @@ _REGISTRY: Final = "docker.io"
 _OFFICIAL: Final = "library"
 
 
-def hosts_without(nodes: Iterable[Object], image: str) -> tuple[str, ...]:
-    """Return the nodes that pods may be put on and that don't tell of having the image, in order."""
+class Lacking(NamedTuple):
+    """The nodes that don't tell of having an image, in order."""
+
+    ready: tuple[str, ...] = ()
+    """Pods may be put on them."""
+    away: tuple[str, ...] = ()
+    """They are not ready, or cordoned, so no pods come there before that has changed."""
+
+    def without(self, name: str) -> "Lacking":
+        """Return the others."""
+        return Lacking(*(tuple(one for one in names if one != name) for names in self))
+
+
+def lacking(nodes: Iterable[Object], image: str) -> Lacking:
+    """Return the nodes that don't tell of having the image."""
     wanted = full_name(image)
-    return tuple(sorted(node["metadata"]["name"] for node in nodes if _takes_pods(node) and wanted not in _names(node)))
+    found = {node["metadata"]["name"]: _takes_pods(node) for node in nodes if wanted not in _names(node)}
+    return Lacking(
+        tuple(sorted(name for name, takes_pods in found.items() if takes_pods)),
+        tuple(sorted(name for name, takes_pods in found.items() if not takes_pods)),
+    )
 
 
 def full_name(image: str) -> str:

@@ -16,6 +16,7 @@ from dragonfly.install import host_survey
 from dragonfly.install.carriers import Carriers
 from dragonfly.install.execution import RecordChanged, StepFailed
 from dragonfly.install.host_facts import HostFacts
+from dragonfly.install.images import Lacking
 from dragonfly.install.journal import Journal
 from dragonfly.install.recorded import Seen, text_of
 from dragonfly.install.steps import (
@@ -46,6 +47,7 @@ class NoHands:
         self.secrets = self
         self.carried_by = Carriers("host-1")
         self.lacking: tuple[str, ...] = ()
+        self.away: tuple[str, ...] = ()
         self.said = ""
         self.kept = ""
         self.nodes: tuple[str, ...] = ("node-1",)
@@ -86,9 +88,9 @@ class NoHands:
     def remark(self) -> str:
         return self.said
 
-    def others_without(self, image: str) -> tuple[str, ...]:
+    def others_lacking(self, image: str) -> Lacking:
         assert image in {"dragonfly:0.1.0", "x/y:1", "x/y:2"}
-        return self.lacking
+        return Lacking(self.lacking, self.away)
 
     def is_done(self, action: Action, proof: str) -> bool:
         return action in self.done

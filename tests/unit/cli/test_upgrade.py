@@ -81,13 +81,54 @@ def test_replicas_are_not_upgraded_while_another_host_lacks_their_image(
     assert parsed(here.hands.kept).image == "x/y:2"
 
 
-def test_what_is_pulled_needs_no_other_hosts_word(here: Here, archive: str) -> None:
+def test_a_host_that_is_away_is_not_waited_for_and_told_before_anything_changes_and_in_the_end(
+    here: Here, archive: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It gets no pods now, but it will, and then lacks their image."""
+    assert run(["install", "--image", "x/y:1", "--yes"]) == Exit.OK
+    here.hands.away = ("host-3", "host-4")
+    brought = ("upgrade", "--image", "x/y:2", "--image-archive", archive)
+
+    assert run([*brought]) == Exit.USAGE, "nobody is there to be asked"
+
+    asked = capsys.readouterr().out
+    assert (
+        "Not waited for, as not ready or cordoned: host-3, host-4. The image x/y:2 is not known to be there." in asked
+    )
+    assert parsed(here.hands.kept).image == "x/y:1"
+    assert run([*brought, "--yes"]) == Exit.OK
+    assert parsed(here.hands.kept).image == "x/y:2"
+    end = capsys.readouterr().out.partition("Dragonfly answers at")[2]
+    assert "Say the same on host-3, host-4 too, once ready or no longer cordoned" in end
+    assert "k3s kubectl delete node NAME" in end
+
+
+def test_a_program_is_told_who_is_away(here: Here, archive: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["install", "--image", "x/y:1", "--yes"]) == Exit.OK
+    brought = ("upgrade", "--image", "x/y:2", "--image-archive", archive, "--yes", "-o", "json")
+    here.hands.lacking, here.hands.away = ("host-2",), ("host-3",)
+    capsys.readouterr()
+
+    assert run([*brought]) == Exit.OK
+    prepared = told(capsys)
+    here.hands.lacking = ()
+    assert run([*brought]) == Exit.OK
+    upgraded = told(capsys)
+
+    for events, last in ((prepared, "prepared"), (upgraded, "upgraded")):
+        assert [events[0]["event"], events[-1]["event"]] == ["plan", last]
+        assert events[0]["away"] == events[-1]["away"] == ["host-3"]
+
+
+def test_what_is_pulled_needs_no_other_hosts_word(here: Here, archive: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["install", "--image-archive", archive, "--yes"]) == Exit.OK
-    here.hands.lacking = ("host-2",)
+    here.hands.lacking, here.hands.away = ("host-2",), ("host-3",)
+    capsys.readouterr()
 
     assert run(["upgrade", "--image", "x/y:2", "--yes"]) == Exit.OK
 
     assert parsed(here.hands.kept).image == "x/y:2"
+    assert "host-" not in capsys.readouterr().out
 
 
 def test_one_that_pulls_its_image_is_gone_on_with_as_such(here: Here, archive: str) -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from dragonfly.install.images import full_name, hosts_without
+from dragonfly.install.images import Lacking, full_name, lacking
 
 IMAGE = "dragonfly:0.2.0"
 HAS = "docker.io/library/dragonfly:0.2.0"
@@ -15,22 +15,25 @@ def node(name: str, *images: str, ready: str = "True", unschedulable: bool = Fal
     return {"metadata": {"name": name}, "spec": {"unschedulable": unschedulable}, "status": status}
 
 
-def test_those_that_pods_may_be_put_on_are_asked() -> None:
+def test_those_that_pods_may_be_put_on_are_told_apart_from_those_that_are_away() -> None:
     nodes = [
         node("has", "docker.io/library/dragonfly@sha256:12", HAS),
         node("old", "docker.io/library/dragonfly:0.1.0"),
         node("dead", ready="Unknown"),
         node("drained", unschedulable=True),
+        node("died later", HAS, ready="Unknown"),
         node("another", "registry.example.com/dragonfly:0.2.0"),
     ]
 
-    assert hosts_without(nodes, IMAGE) == ("another", "old")
-    assert hosts_without(nodes, HAS) == ("another", "old")
+    found = Lacking(ready=("another", "old"), away=("dead", "drained"))
+    assert lacking(nodes, IMAGE) == found
+    assert lacking(nodes, HAS) == found
+    assert found.without("old").without("dead") == Lacking(ready=("another",), away=("drained",))
 
 
 def test_a_node_that_tells_of_no_images_has_none() -> None:
     silent = {"metadata": {"name": "silent"}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}}
-    assert hosts_without([silent], IMAGE) == ("silent",)
+    assert lacking([silent], IMAGE) == Lacking(ready=("silent",))
 
 
 @pytest.mark.parametrize(
