@@ -6,7 +6,8 @@ never added twice.
 
 Invariants, which hold before and after each move:
 
-- A member gets its vote only after it has caught up, so a host that joins never costs the others their quorum.
+- A member gets its vote only after it has caught up and while it answers, so a host that joins never costs the others
+  their quorum.
 - etcd has one learner at most, and only the host of that one says how members start. So hosts join one after the other.
 - A member that is added finds no data of a former one: what was there is set aside before, and never deleted.
 - No member with a vote is taken out unless those that stay are a quorum of themselves, and answer.
@@ -74,7 +75,7 @@ class Label(msgspec.Struct, frozen=True):
 
 
 class Promote(msgspec.Struct, frozen=True):
-    """Give the member its vote; etcd refuses until it has caught up."""
+    """Give the member its vote; etcd refuses until it has caught up once."""
 
     member: int
 
@@ -111,7 +112,9 @@ def joining(members: Collection[Member], place: Place) -> Move | None:
     if not mine.is_started:
         return Wait("its member has not started yet")
     if mine.is_learner:
-        return Promote(mine.id)
+        # etcd goes by what it has acknowledged once (`isLearnerReady`, 3.7), be it that it is down or lost since.
+        answers = mine.id in place.answering
+        return Promote(mine.id) if answers else Wait("its member does not answer yet, so it gets no vote")
     if mine.id in place.answering:
         return None
     return Wait(

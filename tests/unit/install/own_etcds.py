@@ -87,7 +87,8 @@ class Connection:
         self._quorum()
         found = self._etcd.members[member]
         assert found.is_learner
-        if not self._etcd.answers(found) or self._etcd.lagging:
+        # What it has acknowledged counts, whether it answers or not.
+        if not found.is_started or self._etcd.lagging:
             self._etcd.lagging = max(0, self._etcd.lagging - 1)
             raise Rejected("can only promote a learner member which is in sync with leader")
         voting = Member(found.id, found.name, found.peers, found.clients)

@@ -75,7 +75,7 @@ HERE = Place(
         (
             (FOUNDER, LEARNER),
             HERE._replace(has_data=True, is_blank=True, is_labelled=True, answering=(1,)),
-            Promote(2),
+            Wait("its member does not answer yet, so it gets no vote"),
         ),
         # A node that was deleted takes its member with it.
         (
@@ -213,6 +213,31 @@ def test_a_learner_that_has_not_caught_up_is_waited_for(world: World) -> None:
     servers[2].join()
 
     assert sum("in sync with leader" in said for said in servers[2].said) == 3
+    assert [one.name for one in world.etcd.voters()] == ["host-1", "host-2"]
+
+
+def with_learner(world: World) -> dict[int, Server]:
+    """Return a founder, and a second host that was ended before its member has caught up."""
+    servers = founded(world)
+    world.etcd.lagging = 100
+    servers[2] = Server(world, 2)
+    servers[2].join(looks=10)
+    world.etcd.lagging = 0
+    assert [one.is_learner for one in world.etcd.members.values()] == [False, True]
+    return servers
+
+
+def test_a_learner_that_is_down_gets_no_vote_though_it_had_caught_up(world: World) -> None:
+    """etcd would give it, and the founder alone would be no quorum any more."""
+    servers = with_learner(world)
+    world.etcd.down.add("host-2")
+
+    servers[2].join(looks=5)
+
+    assert [one.name for one in world.etcd.voters()] == ["host-1"]
+    assert "its member does not answer yet, so it gets no vote" in servers[2].said
+    world.etcd.down.discard("host-2")
+    servers[2].join()
     assert [one.name for one in world.etcd.voters()] == ["host-1", "host-2"]
 
 
