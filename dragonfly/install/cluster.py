@@ -338,6 +338,12 @@ def pods_trouble(pods: Iterable[Object]) -> str:
     return ""
 
 
+def keeps_ending(pods: Iterable[Object]) -> bool:
+    """Whether a container of theirs has ended so often that it is started after a pause only. Pure."""
+    states = (one.get("state", {}) for pod in pods for one in pod.get("status", {}).get("containerStatuses", ()))
+    return any(state.get("waiting", {}).get("reason") == "CrashLoopBackOff" for state in states)
+
+
 def _ref(gone: Gone) -> Ref:
     return ref_of(
         {

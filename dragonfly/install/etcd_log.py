@@ -1,7 +1,8 @@
 """Whether a member of etcd has anything in its log; one that comes up on an empty disk has a log too, without an entry.
 
 Such a one is of no use: the others know that it had more, so they send what follows that, and it ends at once, again
-and again. (A member with a vote that forgets is what etcd's consensus excludes.)
+and again. (A member with a vote that forgets is what etcd's consensus excludes. One without harms nobody, but is of no
+more use while the leader remembers what it had acknowledged.)
 
 A log is files of records, each after eight bytes that say how long it is: etcd's server/storage/wal, the same since
 etcd 3.0.

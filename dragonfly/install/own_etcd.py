@@ -12,7 +12,7 @@ from typing import Final, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from dragonfly.install import etcd_log
-from dragonfly.install.cluster import ApiSilent, Cluster, Say, pods_trouble
+from dragonfly.install.cluster import ApiSilent, Cluster, Say, keeps_ending, pods_trouble
 from dragonfly.install.detection import SECRET
 from dragonfly.install.execution import StepFailed
 from dragonfly.install.host import Host
@@ -228,16 +228,18 @@ class OwnEtcd:
         if clients:
             with closing(self._opened(clients, access)) as etcd:
                 answering = etcd.answering()
+        pods = self._cluster.pods(ETCD_NAMESPACE, _PODS, host)
         place = Place(
             host,
             address,
             is_labelled=self._is_labelled(host),
-            has_pod=bool(self._cluster.pods(ETCD_NAMESPACE, _PODS, host)),
+            has_pod=bool(pods),
             has_data=self._host.holds(_DATA),
             is_told=False,
             nodes=self._cluster.hosts(),
             answering=answering,
             is_blank=etcd_log.is_blank(self._host.path(_DATA)),
+            keeps_ending=keeps_ending(pods),
         )
         others = initial_cluster(members, place)
         return members, place._replace(is_told=self._secrets.is_told(access, others, addresses(members)))

@@ -45,6 +45,8 @@ class Place(NamedTuple):
     """The ids of the members that answer."""
     is_blank: bool = False
     """Whether all that is on its disk is what a member makes that starts, and nothing has got to it yet."""
+    keeps_ending: bool = False
+    """Whether its pod's container has ended again and again, and is not started right now."""
 
     @property
     def peer(self) -> str:
@@ -196,8 +198,12 @@ def _is_lost(member: Member, place: Place) -> bool:
 
 
 def _has_lost_data(mine: Member, place: Place) -> bool:
-    """Whether it came up on an empty disk, or will: with a vote it had more before, and never answers again."""
-    is_blank = place.is_blank and not mine.is_learner and mine.id not in place.answering
+    """Whether it came up on an empty disk, or will: with a vote it had more before, and never answers again.
+
+    Without a vote, its first snapshot may be on its way still, which can take long: its name is known by then. One that
+    ends again and again gets none, be it lost or not, and to make it anew costs nobody a quorum.
+    """
+    is_blank = place.is_blank and mine.id not in place.answering and (not mine.is_learner or place.keeps_ending)
     return mine.is_started and (is_blank or not place.has_data)
 
 

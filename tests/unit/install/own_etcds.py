@@ -40,6 +40,8 @@ class Etcd:
         self.members: dict[int, Member] = {}
         self.down: set[str] = set()
         """Hosts without power."""
+        self.ended: set[str] = set()
+        """Hosts whose member ends at once, however often it is started."""
         self.lagging = 0
         """How often a promotion is refused before a learner has caught up."""
         self.added: list[str] = []
@@ -51,7 +53,7 @@ class Etcd:
         return self._ids
 
     def answers(self, member: Member) -> bool:
-        return member.is_started and member.name not in self.down
+        return member.is_started and member.name not in self.down | self.ended
 
     def voters(self) -> list[Member]:
         return [one for one in self.members.values() if not one.is_learner]
@@ -222,17 +224,31 @@ class World(Nodes):
         for host in sorted(self.running - self.etcd.down):
             self._start(host)
 
+    def pods(self, namespace: str, labels: Mapping[str, str], host: str) -> list[Object]:
+        waiting = {"state": {"waiting": {"reason": "CrashLoopBackOff"}}}
+        status = {"containerStatuses": [waiting]} if host in self.etcd.ended else {}
+        return [{**pod, "status": status} for pod in super().pods(namespace, labels, host)]
+
+    def lose_disk(self, host: str) -> None:
+        """A host's member is started again on an empty disk before anybody looks."""
+        self.data(host).unlink()
+        self.settle()
+
     def _start(self, host: str) -> None:
         peer = f"https://{self.addresses[host]}:12380"
         member = next((one for one in self.etcd.members.values() if peer in one.peers), None)
         data, says = self.data(host), self.says(OWN)
-        whose = data.read_text() if data.exists() else ""
+        whose = data.read_text() if data.is_file() else ""
+        self.etcd.ended.discard(host)
         if not says:
             return  # its pod waits for the Secret
         if member is None and says["initial-cluster-state"] == "new" and not self.etcd.members:
             member = self.etcd.members[self.etcd.add(peer, is_learner=False)]
         elif member is None or (whose and whose != str(member.id)) or (member.is_started and not whose):
-            return  # etcd ends at once: it was taken out, or lost its data
+            self.etcd.ended.add(host)  # at once: it was taken out, or lost its data
+            if not whose:
+                data.mkdir(parents=True, exist_ok=True)
+            return
         told = set(says["initial-cluster"].split(","))
         known = {f"{one.name or host}={url}" for one in self.etcd.members.values() for url in one.peers}
         covered = certificates.addresses(says["cert"].encode())

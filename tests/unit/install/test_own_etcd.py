@@ -11,7 +11,7 @@ from unittest.mock import Mock
 import msgspec
 import pytest
 
-from dragonfly.install.cluster import ApiSilent, failed
+from dragonfly.install.cluster import ApiSilent, failed, keeps_ending
 from dragonfly.install.execution import StepFailed
 from dragonfly.install.own_members import (
     Add,
@@ -75,6 +75,18 @@ HERE = Place(
         (
             (FOUNDER, LEARNER),
             HERE._replace(has_data=True, is_blank=True, is_labelled=True, answering=(1,)),
+            Wait("its member does not answer yet, so it gets no vote"),
+        ),
+        # One that ends again and again gets none: its disk was emptied after it had got some.
+        (
+            (FOUNDER, LEARNER),
+            HERE._replace(has_data=True, is_blank=True, keeps_ending=True, is_labelled=True, has_pod=True),
+            Remove(2, "host-2 has lost its data"),
+        ),
+        # If it has something in its log, it ends for another reason.
+        (
+            (FOUNDER, LEARNER),
+            HERE._replace(has_data=True, keeps_ending=True, is_labelled=True, has_pod=True),
             Wait("its member does not answer yet, so it gets no vote"),
         ),
         # A node that was deleted takes its member with it.
@@ -239,6 +251,26 @@ def test_a_learner_that_is_down_gets_no_vote_though_it_had_caught_up(world: Worl
     world.etcd.down.discard("host-2")
     servers[2].join()
     assert [one.name for one in world.etcd.voters()] == ["host-1", "host-2"]
+
+
+def test_a_learner_whose_disk_was_lost_is_made_anew_wherever_that_is_killed(tmp_path: Path) -> None:
+    def prepared(world: World) -> dict[int, Server]:
+        servers = with_learner(world)
+        world.lose_disk("host-2")
+        assert "host-2" in world.etcd.ended
+        return servers
+
+    assert killed_at_each_moment(tmp_path, prepared, lambda servers: servers[2].join()) > 10
+
+
+def test_a_member_whose_disk_was_lost_and_that_was_started_since_is_made_anew(world: World) -> None:
+    servers = founded(world, 2, 3)
+    world.lose_disk("host-2")
+
+    servers[2].join()
+
+    assert world.etcd.added.count("https://10.0.0.2:12380") == 2
+    assert sorted(one.name for one in world.etcd.voters()) == ["host-1", "host-2", "host-3"]
 
 
 def test_replicas_hear_of_nobody_who_has_no_vote_yet_whoever_tells_them(world: World) -> None:
@@ -422,6 +454,21 @@ def test_an_api_server_that_is_away_for_a_moment_is_waited_for(world: World, mon
     assert said == "nodes cannot be listed: connection refused"
     servers[2].join()
     assert len(world.etcd.voters()) == 2
+
+
+@pytest.mark.parametrize(
+    ("state", "keeps"),
+    [
+        ({"waiting": {"reason": "CrashLoopBackOff"}}, True),
+        ({"waiting": {"reason": "ImagePullBackOff"}}, False),
+        ({"running": {}}, False),
+        ({"terminated": {"exitCode": 2}}, False),
+        ({}, False),
+    ],
+)
+def test_a_pod_that_ends_again_and_again_is_told_from_one_that_starts(state: dict[str, object], keeps: bool) -> None:
+    assert keeps_ending([{"status": {"containerStatuses": [{"state": state}]}}]) is keeps
+    assert not keeps_ending([{"status": {}}, {}])
 
 
 def test_the_last_member_does_not_leave(world: World) -> None:
