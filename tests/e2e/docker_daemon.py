@@ -7,8 +7,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-import docker  # type: ignore[import-untyped]
-from docker.errors import APIError, DockerException  # type: ignore[import-untyped]
+import docker  # type: ignore[import-untyped] # it has no types
+from docker.errors import APIError, DockerException  # type: ignore[import-untyped] # it has no types
 
 from dragonfly.sandbox.process import Program, Service
 from tests.e2e.docker_proxy import DockerProxy

@@ -98,7 +98,7 @@ class Site:
             replicas=[replica.url.removeprefix("http://") for replica in self.swarm.replicas],
         )
         self.api = self.api_at(self.balancer.url)
-        admin = config.new_client_from_config(str(plane.admin_kubeconfig))  # type: ignore[no-untyped-call]
+        admin = config.new_client_from_config(str(plane.admin_kubeconfig))  # type: ignore[no-untyped-call] # the library's config has no types
         self.cluster = kubernetes.CustomObjectsApi(admin)
 
     @contextmanager

@@ -122,7 +122,7 @@ def _unreached(site: Site) -> dict[str, Any]:
 def _provisioned(site: Site, *machines: Machine) -> None:
     provisions = [site.provision(machine, "ubuntu") for machine in machines]
     for provision in provisions:
-        eventually(f"{provision} succeeded", lambda: site.phase(provision) == "Succeeded", within=_PATIENCE)  # noqa: B023
+        eventually(f"{provision} succeeded", lambda: site.phase(provision) == "Succeeded", within=_PATIENCE)  # noqa: B023 - called within its round alone
 
 
 @contextmanager

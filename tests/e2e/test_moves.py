@@ -86,7 +86,7 @@ def _is_in(site: Site, machine: Machine, cluster: str) -> bool:
 def _check_moved(site: Site, second: ControlPlane, machines: list[Machine]) -> None:
     eventually_equal(site.hardware, {}, within=_PATIENCE)
     eventually_equal(site.workflows, {}, within=_PATIENCE)
-    with config.new_client_from_config(str(second.admin_kubeconfig)) as admin:  # type: ignore[no-untyped-call]
+    with config.new_client_from_config(str(second.admin_kubeconfig)) as admin:  # type: ignore[no-untyped-call] # the library's config has no types
         api = kubernetes.CustomObjectsApi(admin)
         closed = {machine.name: False for machine in machines}
         eventually_equal(partial(_open_for, api), closed, within=_PATIENCE)

@@ -65,7 +65,7 @@ class Pods:
     def __init__(self, site: Site, stack: ExitStack) -> None:
         self._core = kubernetes.CoreV1Api(site.cluster.api_client)
         account = {"metadata": {"name": "default"}}
-        self._core.create_namespaced_service_account(NAMESPACE, account)  # type: ignore[arg-type]
+        self._core.create_namespaced_service_account(NAMESPACE, account)  # type: ignore[arg-type] # the library takes a dict too, its types do not
         stack.callback(self._core.delete_namespaced_service_account, "default", NAMESPACE)
         self._targets = {replica.id: self._pod(replica, stack) for replica in site.swarm.replicas}
         self._addresses = {replica.id: _address(replica) for replica in site.swarm.replicas}

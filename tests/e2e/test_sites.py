@@ -258,7 +258,7 @@ def _is_told_as_unreachable(world: World, name: str, began: datetime) -> None:
     for replica in ("c", OBSERVER):
         status = eventually(
             f"{replica} tells that {name} is out of reach",
-            lambda: world.unreached(name, replica),  # noqa: B023
+            lambda: world.unreached(name, replica),  # noqa: B023 - called within its round alone
             within=_PATIENCE,
         )
         assert datetime.fromisoformat(status["since"]) - began <= WITHIN

@@ -3,6 +3,7 @@
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,10 +23,10 @@ StartEtcds = Callable[..., Etcds]
 def etcds(tmp_path: Path, ports: PortLease) -> Iterator[StartEtcds]:
     started: list[Etcds] = []
 
-    def start(**options: object) -> Etcds:
+    def start(**options: Any) -> Etcds:
         directory = tmp_path / f"etcd{len(started)}"
         directory.mkdir()
-        started.append(Etcds(directory, ports, build(CURRENT), **options))  # type: ignore[arg-type]
+        started.append(Etcds(directory, ports, build(CURRENT), **options))
         started[-1].start()
         return started[-1]
 

@@ -67,7 +67,7 @@ def _haproxy(directory: Path, ports: PortLease, addresses: list[str], bind: str)
     }
     command = (str(apt.program("haproxy", SILENT)), "-db", "-f", str(own))
     program = Program("haproxy", command, directory / "haproxy.log", environment)
-    ready = lambda: accepts(LOOPBACK, port) and http_ok(f"http://{LOOPBACK}:{stats}/metrics")  # noqa: E731
+    ready = lambda: accepts(LOOPBACK, port) and http_ok(f"http://{LOOPBACK}:{stats}/metrics")  # noqa: E731 - one line says it
     return Service(program, ready, within=60), f"https://{LOOPBACK}:{port}"
 
 

@@ -146,7 +146,7 @@ class Caller:
 
     def __init__(self, deployed: Deployed) -> None:
         self._url = deployed.node.apiserver.url + _RELAY
-        self._client: Any = config.new_client_from_config(str(deployed.node.kubeconfig))  # type: ignore[no-untyped-call]
+        self._client: Any = config.new_client_from_config(str(deployed.node.kubeconfig))  # type: ignore[no-untyped-call] # the library's config has no types
 
     def post(self, path: str, body: dict[str, Any], token: str) -> tuple[int, dict[str, Any]]:
         headers = {"Content-Type": "application/json"} | ({HEADER: token} if token else {})

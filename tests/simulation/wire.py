@@ -147,7 +147,7 @@ class Wire:
                     return ""
                 if fault in {"busy", "failing"} and server == "etcd":
                     return "lost"
-                return fault  # type: ignore[return-value]
+                return fault  # type: ignore[return-value] # the fields are named as the faults
             drawn -= chance
         return ""
 

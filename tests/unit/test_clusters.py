@@ -302,7 +302,7 @@ async def test_the_first_shard_is_given_up_once_its_policy_is_not_being_written(
         waited.append("guard")
         await answered.wait()
 
-    parts.guard.quiesce = quiesce  # type: ignore[method-assign]
+    parts.guard.quiesce = quiesce  # type: ignore[method-assign] # stands in for it here
     await asyncio.wait_for(world.clusters.quiesce(ShardId("fra", 1)), 20)
     assert waited == []
 

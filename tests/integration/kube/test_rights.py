@@ -57,22 +57,22 @@ class Accounts:
     """Makes service accounts that have all rights of a role but one."""
 
     def __init__(self, plane: ControlPlane, directory: Path, stack: ExitStack) -> None:
-        api = stack.enter_context(config.new_client_from_config(str(plane.admin_kubeconfig)))  # type: ignore[no-untyped-call]
+        api = stack.enter_context(config.new_client_from_config(str(plane.admin_kubeconfig)))  # type: ignore[no-untyped-call] # the library's config has no types
         self._core = kubernetes.CoreV1Api(api)
         self._rbac = kubernetes.RbacAuthorizationV1Api(api)
         self._kubeconfig = yaml.safe_load(plane.kubeconfig.read_text())
         self._directory = directory
         self._stack = stack
-        self._core.create_namespace({"metadata": {"name": PLACE}})  # type: ignore[arg-type]
+        self._core.create_namespace({"metadata": {"name": PLACE}})  # type: ignore[arg-type] # the library takes a dict too, its types do not
         stack.callback(self._core.delete_namespace, PLACE)
 
     def with_role(self, name: str, rules: list[dict[str, Any]]) -> Kubeconfig:
-        self._rbac.create_namespaced_role(PLACE, {"metadata": {"name": name}, "rules": rules})  # type: ignore[arg-type]
+        self._rbac.create_namespaced_role(PLACE, {"metadata": {"name": name}, "rules": rules})  # type: ignore[arg-type] # the library takes a dict too, its types do not
         self._rbac.create_namespaced_role_binding(PLACE, self._binding(name, "Role"))
         return self._account(name)
 
     def with_cluster_role(self, name: str, rules: list[dict[str, Any]]) -> Kubeconfig:
-        self._rbac.create_cluster_role({"metadata": {"name": name}, "rules": rules})  # type: ignore[arg-type]
+        self._rbac.create_cluster_role({"metadata": {"name": name}, "rules": rules})  # type: ignore[arg-type] # the library takes a dict too, its types do not
         self._stack.callback(self._rbac.delete_cluster_role, name)
         self._rbac.create_cluster_role_binding(self._binding(name, "ClusterRole"))
         self._stack.callback(self._rbac.delete_cluster_role_binding, name)
@@ -86,7 +86,7 @@ class Accounts:
         }
 
     def _account(self, name: str) -> Kubeconfig:
-        self._core.create_namespaced_service_account(PLACE, {"metadata": {"name": name}})  # type: ignore[arg-type]
+        self._core.create_namespaced_service_account(PLACE, {"metadata": {"name": name}})  # type: ignore[arg-type] # the library takes a dict too, its types do not
         asked: Any = {"spec": {"expirationSeconds": 3600}}
         answer: Any = self._core.create_namespaced_service_account_token(name, PLACE, asked)
         document = copy.deepcopy(self._kubeconfig)

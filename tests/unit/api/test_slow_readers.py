@@ -159,7 +159,7 @@ async def test_who_takes_enough_gets_the_whole_snapshot_and_nothing_is_kept_that
     async with Trickle(url, snapshot="true") as slow:
         assert await slow.take(KB)
         (stream,) = replica.streams._open
-        transport, left = stream._abort.__self__, stream._begin.objects  # type: ignore[attr-defined, union-attr]
+        transport, left = stream._abort.__self__, stream._begin.objects  # type: ignore[attr-defined, union-attr] # what a stream really has inside
         while await slow.take(24 * KB, until=b'"complete"'):
             tick(replica)
             assert len(left) <= len(names) - len(slow.told)

@@ -155,7 +155,7 @@ async def test_etcd_is_asked_once_a_second_at_most_however_many_ask(world: World
         asked += 1
         return await status()
 
-    world.store.status = counted  # type: ignore[method-assign]
+    world.store.status = counted  # type: ignore[method-assign] # stands in for it here
     for _ in range(5):
         await replica.get("/api/v1/swarm")
     assert asked == 1

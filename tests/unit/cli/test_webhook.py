@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 CREATED = "2026-01-01T00:00:00Z"
-HOOK = {
+HOOK: dict[str, Any] = {
     "kind": "Webhook",
     "metadata": {"name": "alerts", "revision": 7, "createdAt": CREATED, "updatedAt": CREATED},
     "spec": {"url": "https://example.com/hook", "enabled": True, "kinds": ["Machine"]},
@@ -16,7 +16,7 @@ ROUTE = "/api/v1/webhooks"
 
 
 def listed(swarm: Any, **status: Any) -> None:
-    hook = {**HOOK, "status": {**HOOK["status"], **status}}  # type: ignore[dict-item]
+    hook = {**HOOK, "status": {**HOOK["status"], **status}}
     swarm.reply(f"GET {ROUTE}", 200, {"kind": "WebhookList", "revision": 80, "total": 1, "items": [hook]})
     swarm.reply(f"GET {ROUTE}/alerts", 200, hook)
 

@@ -105,7 +105,7 @@ async def test_so_does_the_synchronous_one(replica: Replica, url: str) -> None:
     following = asyncio.create_task(asyncio.to_thread(follow, replica.mirror.revision))
     for number in range(5):
         await replica.machine(f"m-{number}", mac(number))
-        await until(lambda many=number: len(found) > many)  # type: ignore[misc]
+        await until(lambda many=number: len(found) > many)  # type: ignore[misc] # mypy infers no lambda with a default
         for stream in tuple(replica.streams._open):
             stream._abort()
     await following
@@ -218,7 +218,7 @@ async def test_a_snapshot_holds_what_the_client_has_written_whoever_answers(
             asked.set()
             await waiting(revision, timeout)
 
-        other.mirror.wait_for = noted  # type: ignore[method-assign]
+        other.mirror.wait_for = noted  # type: ignore[method-assign] # stands in for it here
         working = asyncio.create_task(asyncio.to_thread(work, begin) if synchronous else work_async(begin))
         await asked.wait()
         other.watch.go_on()

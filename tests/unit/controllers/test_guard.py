@@ -1,8 +1,9 @@
 """Who keeps the admission policy, how often, and what is told of it; in virtual time."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -10,7 +11,7 @@ from dragonfly.controllers.guard import Guard, last_editor, pause_after, trouble
 from dragonfly.kube.errors import Forbidden, Invalid, KubeError, NotFound, Throttled, Unreachable
 from dragonfly.kube.policy import binding, binding_ref, policy, policy_ref
 from dragonfly.kube.port import MAY_SEND
-from dragonfly.kube.resources import Object
+from dragonfly.kube.resources import Object, Ref
 from tests.unit.controllers.kube_model import KubeModel
 from tests.virtual_time import now, play
 
@@ -183,11 +184,11 @@ def fills_in(kube: KubeModel) -> None:
     """Make the server put a field into what is patched, as newer ones do with defaults."""
     patch = kube.patch
 
-    async def filled(ref: object, body: Object, *, subresource: str = "") -> Object:
-        await patch(ref, body, subresource=subresource)  # type: ignore[arg-type]
-        return kube.put(ref, spec={"newField": "of a newer server"})  # type: ignore[arg-type]
+    async def filled(ref: Ref, body: Mapping[str, Any], *, subresource: str = "") -> Object:
+        await patch(ref, body, subresource=subresource)
+        return kube.put(ref, spec={"newField": "of a newer server"})
 
-    kube.patch = filled  # type: ignore[method-assign, assignment]
+    kube.patch = filled  # type: ignore[method-assign] # stands in for it here
 
 
 def test_without_the_right_it_says_so_and_takes_the_right_when_it_comes() -> None:

@@ -126,7 +126,7 @@ class World:
                 store=self.fate.of(self.store),
                 mirror=self.mirror,
                 dispatch=Dispatch(self.mirror),
-                epoch=lambda shard, epoch=self.epochs[name]: epoch,  # type: ignore[misc]
+                epoch=lambda shard, epoch=self.epochs[name]: epoch,  # type: ignore[misc] # mypy infers no lambda with a default
                 around=around,
             )
             self.tasks.append(asyncio.create_task(controller.run()))

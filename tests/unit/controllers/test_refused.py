@@ -157,7 +157,7 @@ def test_etcd_has_the_last_word(write: WriteOf) -> None:
             await at.claim()
             return found
 
-        at.kube.get = get  # type: ignore[method-assign]
+        at.kube.get = get  # type: ignore[method-assign] # stands in for it here
 
         with pytest.raises(Overtaken):
             await write(at.fence(epoch), live)
@@ -181,7 +181,7 @@ def test_what_was_written_meanwhile_is_not_replaced(write: WriteOf) -> None:
             at.kube.put(REF, spec={"userData": "theirs"})
             return found
 
-        at.kube.get = get  # type: ignore[method-assign]
+        at.kube.get = get  # type: ignore[method-assign] # stands in for it here
 
         with pytest.raises(Conflict):
             await write(at.fence(epoch), live)
@@ -203,7 +203,7 @@ def test_an_object_whose_epoch_was_set_right_meanwhile_is_looked_at_again(write:
             at.kube.put(REF, metadata={"annotations": {EPOCH: "x"}})
             return await gate(ref)
 
-        at.kube.get = get  # type: ignore[method-assign]
+        at.kube.get = get  # type: ignore[method-assign] # stands in for it here
 
         with pytest.raises(Conflict):
             await write(at.fence(epoch), live)
@@ -263,7 +263,7 @@ def counted(site: Site) -> list[str]:
             asked.append(verb)
         await enter(verb)
 
-    site.kube._enter = noted  # type: ignore[method-assign]
+    site.kube._enter = noted  # type: ignore[method-assign] # stands in for it here
     return asked
 
 

@@ -133,7 +133,7 @@ class TestFence:
     def test_no_write_without_the_claim_or_under_another_epoch(self, verb: str, current: int | None) -> None:
         kube, store = Calls(), StoreModel()
         closed = fence(kube, current=current, store=store)
-        writes = {
+        writes: dict[str, Callable[[], Awaitable[object]]] = {
             "commit": lambda: closed.commit(Put("x", b"1"), given=[]),
             "create": lambda: closed.create({"metadata": {}}),
             "apply": lambda: closed.apply({"metadata": {}}, given=None, force=False),
@@ -143,7 +143,7 @@ class TestFence:
 
         async def story() -> None:
             with pytest.raises(NotOwner, match="shard local/0 at epoch 5"):
-                await writes[verb]()  # type: ignore[no-untyped-call]
+                await writes[verb]()
 
         play(story())
         assert not kube.made

@@ -177,7 +177,7 @@ class Nodes(Cluster):
 
     def apply(self, objects: Iterable[Object], say: Callable[[str], None]) -> None:
         for obj in objects:
-            self.touch(lambda obj=obj: self.objects.update({ref_of(obj): obj}))  # type: ignore[misc]
+            self.touch(lambda obj=obj: self.objects.update({ref_of(obj): obj}))  # type: ignore[misc] # mypy infers no lambda with a default
 
     def has(self, objects: Iterable[Object]) -> bool:
         return all(self.objects.get(ref_of(obj)) == obj for obj in objects)

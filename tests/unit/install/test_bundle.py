@@ -34,7 +34,7 @@ def test_an_image_is_saved_as_containerd_imports_it(served: Served, tmp_path: Pa
     Registry(scheme="http").save_image(image, "amd64", tmp_path / "app.tar", quiet)
 
     with tarfile.open(tmp_path / "app.tar") as archive:
-        found = {member.name: archive.extractfile(member).read() for member in archive.getmembers()}  # type: ignore[union-attr]
+        found = {member.name: archive.extractfile(member).read() for member in archive.getmembers()}  # type: ignore[union-attr] # None for a directory alone
     assert found["oci-layout"] == b'{"imageLayoutVersion":"1.0.0"}'
     (manifest,) = json.loads(found["index.json"])["manifests"]
     assert manifest["annotations"]["io.containerd.image.name"] == f"{served.host}/team/app:v1"

@@ -87,7 +87,7 @@ def test_what_the_command_makes_is_what_an_installation_takes(
     assert (internet.directory / "k3s").stat().st_mode & 0o777 == 0o755
     assert (internet.directory / "tinkerbell.tgz").read_bytes() == internet.chart
     with tarfile.open(internet.directory / "images/etcd-v3.7.1.tar") as archive:
-        (manifest,) = json.loads(archive.extractfile("index.json").read())["manifests"]  # type: ignore[union-attr]
+        (manifest,) = json.loads(archive.extractfile("index.json").read())["manifests"]  # type: ignore[union-attr] # None for a directory alone
     assert manifest["annotations"]["io.containerd.image.name"] == "gcr.io/etcd-development/etcd:v3.7.1"
     assert not errors(checks(internet.directory))
 

@@ -418,4 +418,4 @@ def test_only_one_changes_a_host_at_a_time(tmp_path: Path) -> None:
 def test_what_goes_is_named_as_the_api_has_it(world: World) -> None:
     (undo,) = world.hands.undo_of("secrets", MakeSecrets("dragonfly", "own"))
 
-    assert undo.objects == (Gone("v1", "Secret", "dragonfly", "own"),)  # type: ignore[union-attr]
+    assert undo.objects == (Gone("v1", "Secret", "dragonfly", "own"),)  # type: ignore[union-attr] # of all ways back one that has them

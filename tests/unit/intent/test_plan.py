@@ -1,5 +1,7 @@
 """Intents against facts that were out of date: decided anew, refused only for what etcd confirms."""
 
+from collections.abc import Sequence
+
 import pytest
 
 from dragonfly.intent.facts import Facts
@@ -8,7 +10,7 @@ from dragonfly.intent.refusals import Contended, NotFound, Unreadable
 from dragonfly.model.provision import Active
 from dragonfly.store.mirror import Mirror
 from dragonfly.store.records import decode
-from dragonfly.store.values import Delete, Put, Unchanged
+from dragonfly.store.values import Condition, Delete, Put, Unchanged, Write
 from tests.unit.store_model import StoreModel, Watch
 
 KEY = "settings/x"
@@ -87,7 +89,7 @@ async def test_somebody_who_is_always_faster_is_told_of_in_the_end(
     store: StoreModel, mirror: Mirror, watch: Watch
 ) -> None:
     class Racing(StoreModel):
-        async def commit(self, *writes, given=()):  # type: ignore[no-untyped-def]
+        async def commit(self, *writes: Write, given: Sequence[Condition] = ()) -> int:
             await store.commit(Put(KEY, b"0"))
             return await store.commit(*writes, given=given)
 

@@ -493,7 +493,7 @@ async def follow(kube: Connection, **options: Any) -> list[WatchEvent]:
     events: list[WatchEvent] = []
     async with aclosing(kube.watch(HARDWARE, "ns", "7", **options)) as stream:
         async for event in stream:
-            events.append(event)  # noqa: PERF401, what came before an error counts
+            events.append(event)  # noqa: PERF401 - what came before an error counts
     return events
 
 

@@ -1,7 +1,7 @@
 """Phases of a provision: one table, and nothing after an end."""
 
 from datetime import UTC, datetime, timedelta
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
@@ -31,10 +31,10 @@ PHASES: tuple[ProvisionPhase, ...] = get_args(ProvisionPhase)
 ORDER = {"Pending": 0, "Starting": 1, "Running": 2} | dict.fromkeys(TERMINAL, 3)
 
 
-def provision(phase: ProvisionPhase = "Pending", **status: object) -> Provision:
+def provision(phase: ProvisionPhase = "Pending", **status: Any) -> Provision:
     metadata = Metadata(name="01JD0000000000000000000001", created_at=NOW, updated_at=NOW)
     spec = ProvisionSpec(machine="m-1", template="t", template_revision=1)
-    return Provision(metadata=metadata, spec=spec, status=ProvisionStatus(phase=phase, **status))  # type: ignore[arg-type]
+    return Provision(metadata=metadata, spec=spec, status=ProvisionStatus(phase=phase, **status))
 
 
 def test_the_table_knows_every_phase() -> None:

@@ -92,4 +92,4 @@ def test_an_action_ends_at_its_timeout_at_the_latest(limit: int, given: Fate, ex
 )
 def test_impossible_behaviour_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError):
-        Behaviour(**wrong)  # type: ignore[arg-type]
+        Behaviour(**wrong)  # type: ignore[arg-type] # not all of its fields are numbers

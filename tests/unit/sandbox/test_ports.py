@@ -30,7 +30,7 @@ def test_a_port_in_use_is_passed_over() -> None:
         taken.bind(("127.0.0.1", busy))
         taken.listen()
         lease.release()
-        with PortLease(Fixed(busy, free)) as other:  # type: ignore[arg-type]
+        with PortLease(Fixed(busy, free)) as other:  # type: ignore[arg-type] # all that it asks of a Random
             assert other.take() == free
 
 
@@ -71,4 +71,4 @@ def _only(port: int) -> PortLease:
         def randrange(self, _low: int, _high: int) -> int:
             return port
 
-    return PortLease(Same())  # type: ignore[arg-type]
+    return PortLease(Same())  # type: ignore[arg-type] # all that it asks of a Random

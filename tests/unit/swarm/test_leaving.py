@@ -8,7 +8,7 @@ from dragonfly.model.swarm import Claim as ClaimRecord
 from dragonfly.store import keys
 from dragonfly.store.records import encode
 from dragonfly.store.values import Delete, Put
-from tests.unit.store_model import StoreModel
+from tests.unit.store_model import Fault, StoreModel
 from tests.unit.swarm.one_replica import SHARDS, in_time, replica, share, until
 
 
@@ -120,7 +120,7 @@ async def test_an_etcd_that_is_away_while_it_leaves_does_not_stop_it(store: Stor
 
 
 @pytest.mark.parametrize("fault", ["unsent", "lost answer"])
-async def test_a_release_is_tried_until_the_claim_is_gone(store: StoreModel, fault: str) -> None:
+async def test_a_release_is_tried_until_the_claim_is_gone(store: StoreModel, fault: Fault) -> None:
     first, second = await replica("a", store), await replica("b", store)
     async with first.running():
         await until(lambda: first.owned == set(SHARDS))
@@ -128,7 +128,7 @@ async def test_a_release_is_tried_until_the_claim_is_gone(store: StoreModel, fau
         async with second.running():
             moving = share("b", "a", "b")
             await in_time(lambda: all(first.works.of(s)[-1] == "quiesce" for s in moving), store, second)
-            store.fail(fault)  # type: ignore[arg-type]
+            store.fail(fault)
             first.works.open.set()
             await until(lambda: second.owned == moving)
             await until(lambda: first.owned == set(SHARDS) - moving)

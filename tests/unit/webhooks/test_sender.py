@@ -184,7 +184,7 @@ async def test_a_name_that_leads_elsewhere_the_second_time_gains_nothing(
     async with Sender(allowed=allowed, plain_http=True, user_agent="t") as sender:
         letter = Letter(f"http://rebound.example:{there.port}/", "updated", "d", b"{}", _SECRETS)
         await sender.send(letter, _AT)
-        sender._session.connector._cached_hosts.clear()  # type: ignore[union-attr]
+        sender._session.connector._cached_hosts.clear()  # type: ignore[union-attr] # an open session has one
         second = await sender.send(letter, _AT)
 
     assert "127.0.0.1 is a loopback address" in second.error
