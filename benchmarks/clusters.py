@@ -36,13 +36,6 @@ def kubeconfig_of(plane: ControlPlane, namespace: str, directory: Path) -> str:
     return plane.apiserver.kubeconfig(path, namespace, "dragonfly", token_hours=TOKEN_HOURS).read_text()
 
 
-def leading_to(kubeconfig: str, url: str) -> str:
-    """The same credentials at another address."""
-    document = yaml.safe_load(kubeconfig)
-    document["clusters"][0]["cluster"]["server"] = url
-    return yaml.safe_dump(document)
-
-
 class Api:
     """Dragonfly's API for those who set the stage: what is refused ends the benchmark."""
 

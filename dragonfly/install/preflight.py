@@ -232,11 +232,7 @@ def _addresses(options: Options, facts: HostFacts) -> Iterator[Check]:
         elif facts.taken is None:
             yield _unasked(f"address {address}", facts, "nobody could ask whose it is", "Make sure that it is free.")
         elif address in facts.taken and options.is_first and not _is_its_own(address, facts):
-            level: Level = "warning" if facts.is_started else "error"
-            remedy = "Take an address that is nobody's" + (
-                ", if that is no server of this cluster." if facts.is_started else "."
-            )
-            yield Check(f"address {address}", level, "a neighbour answers for it", remedy)
+            yield _held(address, facts)
         else:
             yield Check(f"address {address}", "ok", "free")
 

@@ -82,10 +82,6 @@ class Conflict(KubeError):
         causes = self.details.get("causes") or ()
         return tuple(_field_conflict(cause) for cause in causes if cause.get("reason") == "FieldManagerConflict")
 
-    @property
-    def managers(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(conflict.manager for conflict in self.fields))
-
 
 class Gone(KubeError):
     """The resourceVersion is no longer in the server's history; list again."""

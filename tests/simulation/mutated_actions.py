@@ -13,7 +13,7 @@ from dragonfly.controllers.leftovers import Leftovers
 from dragonfly.controllers.power import PowerRun
 from dragonfly.controllers.power_steps import AskForJob, CreateJob, PowerSeen, PowerStep, RecordJobArming
 from dragonfly.controllers.provisions import ProvisionRun
-from dragonfly.controllers.steps import Arm, AskForWorkflow, CreateWorkflow, RecordArming, Seen, Step
+from dragonfly.controllers.steps import AskForWorkflow, CreateWorkflow, RecordArming, Seen, Step
 from dragonfly.intent import plan as plans
 from dragonfly.intent import provisions as intents
 from dragonfly.intent.idempotency import answered
@@ -167,10 +167,6 @@ def power_in_an_installation(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(intents, "check_powered_by_nobody", lambda facts, name: None)
     patch.setattr(intents, "Absent", lambda key: Unchanged("none", 0) if key.startswith(keys.POWER) else Absent(key))
     patch.setattr(power_steps, "_refusal", lambda seen, limits: None)
-
-
-def arm_whatever_is_there(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(steps, "_arm", lambda workflow, _recorded, *, asked: Arm(workflow))
 
 
 def remove_what_is_served(patch: pytest.MonkeyPatch) -> None:

@@ -83,7 +83,6 @@ def test_an_apply_conflict_names_managers_and_fields() -> None:
     error = from_answer(409, answer(409, "Apply failed with 2 conflicts", "Conflict", causes=causes), write=True)
 
     assert isinstance(error, Conflict)
-    assert error.managers == ("kubectl",)
     assert error.fields == (FieldConflict("kubectl", ".spec.userData"), FieldConflict("kubectl", ".spec.vendorData"))
 
 
