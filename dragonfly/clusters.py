@@ -14,7 +14,7 @@ import msgspec
 import structlog
 
 from dragonfly.controllers.around import Around, Gauges, Place
-from dragonfly.controllers.checkup import Examiner, examine
+from dragonfly.controllers.checkup import Examiner, Turns, examine
 from dragonfly.controllers.cluster import ClusterController
 from dragonfly.controllers.dispatch import Dispatch
 from dragonfly.controllers.guard import Guard
@@ -84,6 +84,7 @@ class Means(NamedTuple):
     store: Store
     mirror: Mirror
     dispatch: Dispatch
+    examinations: Turns
     metrics: Metrics
     gauges: Gauges
     unseal: Callable[[Machine], str]
@@ -136,6 +137,7 @@ class Parts:
             setup.namespace,
             mine=lambda: ownership.epoch(ShardId(name, 0)) is not None,
             clock=means.monotonic,
+            turns=means.examinations,
             changed=ownership.look,
         )
 

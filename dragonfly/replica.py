@@ -30,6 +30,7 @@ from dragonfly.api.streams import Streams
 from dragonfly.awareness import Awareness, LeaseView
 from dragonfly.clusters import Clusters, Setup
 from dragonfly.clusters import Means as ClusterMeans
+from dragonfly.controllers.checkup import Turns
 from dragonfly.controllers.dispatch import Dispatch
 from dragonfly.feed.feed import Feed
 from dragonfly.garbage import Survivors
@@ -266,6 +267,7 @@ class Replica:
             store=self._store,
             mirror=self._mirror,
             dispatch=Dispatch(self._mirror),
+            examinations=Turns(time.monotonic),
             metrics=self._metrics,
             gauges=ControllerGauges(self._metrics),
             unseal=self._unsealed,

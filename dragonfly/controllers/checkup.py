@@ -90,6 +90,27 @@ async def examine(kube: Kube, namespace: str) -> Checkup:
     )
 
 
+class Turns:
+    """Spreads the examinations of a replica's clusters over time, without any of them waiting for another's end.
+
+    Who takes over the clusters of a replica that died would else ask their API servers thousands of questions at once,
+    just when work waits there.
+    """
+
+    def __init__(self, clock: Callable[[], float], every: float = 0.5) -> None:
+        """`clock`: monotonic seconds. `every`: seconds between the beginnings of two of them."""
+        self._clock = clock
+        self._every = every
+        self._free = 0.0
+
+    async def wait(self) -> None:
+        """Return when it is the caller's turn to begin: at once, if nobody began a moment ago."""
+        now = self._clock()
+        mine = max(now, self._free)
+        self._free = mine + self._every
+        await asyncio.sleep(mine - now)
+
+
 class Examiner:
     """Examines one cluster now and then, while this replica is the one to do so, and keeps what it found last."""
 
@@ -100,6 +121,7 @@ class Examiner:
         *,
         mine: Callable[[], bool],
         clock: Callable[[], float],
+        turns: Turns,
         changed: Callable[[], None],
     ) -> None:
         """Make it, not yet running.
@@ -109,6 +131,7 @@ class Examiner:
             namespace: Tinkerbell's.
             mine: whether this replica is the one that examines it now.
             clock: monotonic seconds.
+            turns: when to begin, which it shares with those of the replica's other clusters.
             changed: told when `found` is another.
         """
         self.found: Checkup | None = None
@@ -117,6 +140,7 @@ class Examiner:
         self._namespace = namespace
         self._mine = mine
         self._clock = clock
+        self._turns = turns
         self._changed = changed
         self._due = 0.0
 
@@ -127,7 +151,9 @@ class Examiner:
                 self._due = 0.0
                 self._tell(None)
             elif self._clock() >= self._due:
-                await self.look()
+                await self._turns.wait()
+                if self._mine():
+                    await self.look()
             await asyncio.sleep(_GLANCE)
 
     async def look(self) -> None:

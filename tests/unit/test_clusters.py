@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 
 from dragonfly import clusters
 from dragonfly.clusters import Clusters, Means, Parts, Setup
+from dragonfly.controllers.checkup import Turns
 from dragonfly.controllers.dispatch import Dispatch
 from dragonfly.intent.clusters import kubeconfig_place
 from dragonfly.kube.channel import DEFAULT_LIMITS, Limits
@@ -66,6 +67,7 @@ class World:
             store=self.store,
             mirror=self.mirror,
             dispatch=Dispatch(self.mirror),
+            examinations=Turns(clock),
             metrics=Metrics(self.registry, version="0", replica="a"),
             gauges=gauges,
             unseal=lambda _: "",

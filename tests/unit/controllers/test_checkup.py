@@ -1,12 +1,12 @@
 """What a cluster is asked for is what the shipped roles grant, and what is missing is named as RBAC names it."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import pytest
 
-from dragonfly.controllers.checkup import NEEDED, NEEDED_PARTS, OPTIONAL, Examiner, examine
+from dragonfly.controllers.checkup import NEEDED, NEEDED_PARTS, OPTIONAL, Examiner, Turns, examine
 from dragonfly.kube.errors import Forbidden, KubeError, NotFound, Unreachable
 from dragonfly.kube.port import Kube
 from dragonfly.kube.resources import (
@@ -59,6 +59,17 @@ class Cluster:
             verb,
             resource,
         ) not in self._denied and f"{verb} {resource.plural}/{subresource}" not in self._denied_parts
+
+
+def examiner_of(
+    cluster: Cluster,
+    *,
+    mine: Callable[[], bool] = lambda: True,
+    turns: Turns | None = None,
+    changed: Callable[[], None] = lambda: None,
+) -> Examiner:
+    kube = cast("Kube", cluster)
+    return Examiner(kube, "tinkerbell", mine=mine, clock=now, turns=turns or Turns(now), changed=changed)
 
 
 async def look(cluster: Any) -> Any:
@@ -147,9 +158,7 @@ def test_it_is_examined_by_whose_task_it_is_now_and_then() -> None:
     async def story() -> None:
         cluster = Cluster()
         tasks, told = [False], []
-        examiner = Examiner(
-            cast("Kube", cluster), "tinkerbell", mine=lambda: tasks[0], clock=now, changed=lambda: told.append(now())
-        )
+        examiner = examiner_of(cluster, mine=lambda: tasks[0], changed=lambda: told.append(now()))
         running = asyncio.create_task(examiner.run())
         await asyncio.sleep(100)
         assert not told
@@ -169,6 +178,44 @@ def test_it_is_examined_by_whose_task_it_is_now_and_then() -> None:
         tasks[0] = False
         await asyncio.sleep(5)
         assert told[2:], "it is another replica's task"
+        running.cancel()
+
+    play(story())
+
+
+def test_clusters_that_are_taken_over_together_are_examined_one_after_the_other_but_wait_for_nobodys_answers() -> None:
+    class Silent(Cluster):
+        async def version(self) -> str:
+            asked.append(now())
+            await asyncio.sleep(3600)
+            return "v1.36.0"
+
+    asked: list[float] = []
+
+    async def story() -> None:
+        turns = Turns(now, every=0.5)
+        running = [asyncio.create_task(examiner_of(Silent(), turns=turns).run()) for _ in range(4)]
+        await asyncio.sleep(10)
+        for task in running:
+            task.cancel()
+
+    play(story())
+
+    assert asked == pytest.approx([0.0, 0.5, 1.0, 1.5])
+
+
+def test_what_was_given_up_while_it_waited_for_its_turn_is_not_examined() -> None:
+    cluster, tasks = Cluster(), [True]
+
+    async def story() -> None:
+        turns = Turns(now, every=0.5)
+        await turns.wait()
+        examiner = examiner_of(cluster, mine=lambda: tasks[0], turns=turns)
+        running = asyncio.create_task(examiner.run())
+        await asyncio.sleep(0.25)
+        tasks[0] = False
+        await asyncio.sleep(1)
+        assert examiner.found is None
         running.cancel()
 
     play(story())
