@@ -28,8 +28,7 @@ from dragonfly.api.connections import HttpConnection
 from dragonfly.api.context import Context, Webhooks, connects_to_nothing
 from dragonfly.api.streams import Streams
 from dragonfly.awareness import Awareness, LeaseView
-from dragonfly.clusters import Clusters, Setup
-from dragonfly.clusters import Means as ClusterMeans
+from dragonfly.clusters import Clusters
 from dragonfly.controllers.checkup import Turns
 from dragonfly.controllers.dispatch import Dispatch
 from dragonfly.feed.feed import Feed
@@ -62,6 +61,8 @@ from dragonfly.swarm.shards import shard_of
 from dragonfly.telemetry import logs
 from dragonfly.telemetry.controllers import ControllerGauges
 from dragonfly.telemetry.metrics import Metrics
+from dragonfly.tended import Means as ClusterMeans
+from dragonfly.tended import Setup
 from dragonfly.webhooks.courier import DUTY, Courier, has_work
 from dragonfly.webhooks.means import Means
 from dragonfly.webhooks.sender import Sender, Verdict

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from dragonfly import clusters
-from dragonfly.clusters import Clusters, Means, Parts, Setup
+from dragonfly import tended
+from dragonfly.clusters import Clusters
 from dragonfly.controllers.checkup import Turns
 from dragonfly.controllers.dispatch import Dispatch
 from dragonfly.intent.clusters import kubeconfig_place
@@ -30,6 +30,7 @@ from dragonfly.swarm.ownership import Ownership
 from dragonfly.swarm.roster import Roster
 from dragonfly.swarm.shards import ShardId
 from dragonfly.telemetry.metrics import Metrics
+from dragonfly.tended import Means, Parts, Setup
 from tests.unit.store_model import StoreModel, Watch
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -250,7 +251,7 @@ async def test_a_shard_is_not_given_up_under_a_write_of_a_connection_that_ends(
         made.append(Slow())
         return made[-1]
 
-    monkeypatch.setattr(clusters, "Parts", make)
+    monkeypatch.setattr(tended, "Parts", make)
     await world.register("fra")
     await world.until(lambda: bool(made) and made[0].began.is_set())
     world.server = world.server.replace("https", "http")
@@ -279,7 +280,7 @@ async def test_one_whose_kubeconfig_leads_elsewhere_is_connected_to_anew(
         made[-1].answered.set()
         return made[-1]
 
-    monkeypatch.setattr(clusters, "Parts", make)
+    monkeypatch.setattr(tended, "Parts", make)
     await world.register("fra")
     await world.until(lambda: bool(made) and made[-1].began.is_set())
     await asyncio.sleep(0)
