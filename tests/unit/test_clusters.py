@@ -119,8 +119,8 @@ class World:
                 await asyncio.sleep(0.02)
 
     def parts(self, name: str) -> Parts | None:
-        tended = self.clusters._tended.get(name)
-        return tended.parts if tended is not None else None
+        one = self.clusters._tended.get(name)
+        return one.parts if one is not None else None
 
     def limits(self, name: str) -> Limits | None:
         """What its connection keeps to; None while there is none."""
