@@ -6,6 +6,7 @@ import pytest
 
 from dragonfly.controllers import leftovers, power_steps, steps
 from dragonfly.controllers.cluster import ClusterController
+from dragonfly.controllers.dispatch import Dispatch
 from dragonfly.controllers.hardware import HardwareLoop
 from dragonfly.controllers.power_steps import AskForJob, PowerSeen, PowerStep, RecordJobArming
 from dragonfly.controllers.provisions import ProvisionRun
@@ -125,9 +126,7 @@ def hide_unowned(patch: pytest.MonkeyPatch) -> None:
 
 def begin_nothing(patch: pytest.MonkeyPatch) -> None:
     """User changes are seen only when something else wakes the machine."""
-    patch.setattr(ClusterController, "_active_changed", lambda self, update: None)
-    patch.setattr(ClusterController, "_provision_changed", lambda self, update: None)
-    patch.setattr(ClusterController, "_machine_changed", lambda self, update: None)
+    patch.setattr(Dispatch, "_wake", lambda self, machine, priority: None)
 
 
 def see_nothing_rewound(patch: pytest.MonkeyPatch) -> None:
