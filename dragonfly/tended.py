@@ -106,10 +106,14 @@ class Parts:
             remaining=ownership.remaining,
             holds=ownership.holds,
         )
+
+        def has_first_shard() -> bool:
+            return ownership.epoch(ShardId(name, 0)) is not None
+
         self.guard = Guard(
             kube,
             setup.namespace,
-            mine=lambda: ownership.epoch(ShardId(name, 0)) is not None,
+            mine=has_first_shard,
             clock=means.monotonic,
             now=means.now,
             changed=ownership.look,
@@ -117,7 +121,7 @@ class Parts:
         self.examiner = Examiner(
             kube,
             setup.namespace,
-            mine=lambda: ownership.epoch(ShardId(name, 0)) is not None,
+            mine=has_first_shard,
             clock=means.monotonic,
             turns=means.examinations,
             changed=ownership.look,

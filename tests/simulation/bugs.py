@@ -17,16 +17,7 @@ raised: list[str] = []
 
 def be_quiet() -> None:
     """Make no log lines: what matters of a history is in its trace. Exceptions are kept."""
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR), processors=[_keep], logger_factory=_Nowhere
-    )
-
-
-class _Nowhere:
-    """What structlog needs to have; nothing comes through to it."""
-
-    def __init__(self, *_args: Any) -> None:
-        """Take whatever a logger's name is."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR), processors=[_keep])
 
 
 def _keep(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Never:
