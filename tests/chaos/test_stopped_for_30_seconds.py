@@ -156,7 +156,7 @@ class Stage:
         site, cast = self._site, self._cast
         site.template("first", two_actions())
         site.template("second", two_actions())
-        with ThreadPoolExecutor(len(cast.victims), thread_name_prefix="stopping") as stopping:
+        with ThreadPoolExecutor(1, thread_name_prefix="stopping") as stopping:
             before, after = self._act(stopping)
         stopped_at = time.monotonic()
         self._go_on()
@@ -185,12 +185,16 @@ class Stage:
         )
 
     def _act(self, stopping: ThreadPoolExecutor) -> tuple[Before, After]:
-        """Have each victim begin what it will not end, and stop it as soon as it has."""
+        """Have each victim begin what it will not end, and stop it as soon as it has.
+
+        The recorder first: machines take seconds to come to a result, and once another victim's claims have ended
+        its shards are shared out anew, and the recorder's with them.
+        """
         cast, arming = self._cast, self._trapped_arming
-        armings = [arming(cast.armed_late), arming(cast.cancelled), arming(cast.armed_unanswered, after=True)]
-        stops = [stopping.submit(self._stop_and_cancel, armings)]
         results = [self._trapped_result(cast.recorded_late), self._trapped_result(cast.recorded_unanswered, after=True)]
-        stops.append(stopping.submit(_stop_when_caught, cast.recorder, results))
+        _stop_when_caught(cast.recorder, results)
+        armings = [arming(cast.armed_late), arming(cast.cancelled), arming(cast.armed_unanswered, after=True)]
+        stop = stopping.submit(self._stop_and_cancel, armings)
         changes = [
             self._trapped_hardware(cast.changed),
             self._trapped_hardware(cast.newcomer),
@@ -200,8 +204,7 @@ class Stage:
         for machine in (cast.changed, cast.changed_unanswered):
             self._change(machine, "older")
         _stop_when_caught(cast.applier, changes)
-        for stop in stops:
-            stop.result()
+        stop.result()
         before = Before(armings[0], armings[1], changes[0], changes[1], results[0])
         return before, After(armings[2], changes[2], results[1])
 
