@@ -178,8 +178,8 @@ class FaultProxy:
         self._thread.join()
 
     def _run(self) -> None:
-        with contextlib.closing(self._loop):
-            self._loop.run_until_complete(self._serve())
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(self._serve())
 
     async def _serve(self) -> None:
         async with contextlib.AsyncExitStack() as stack:
