@@ -25,6 +25,7 @@ from dragonfly.sandbox.ports import LOOPBACK
 
 _HOP_BY_HOP: Final = frozenset({"connection", "host", "keep-alive", "transfer-encoding", "content-length"})
 _EPOCH: Final = "dragonfly.io/epoch"
+_MACHINE: Final = "dragonfly.io/machine"
 
 
 class Call(NamedTuple):
@@ -65,6 +66,11 @@ class Call(NamedTuple):
     def epoch(self) -> int:
         """The one that a write to an API server comes with; 0 for none."""
         return int((self._metadata.get("annotations") or {}).get(_EPOCH, 0))
+
+    @property
+    def machine(self) -> str:
+        """The one that a write to an API server says that its object is of; empty if it says nothing."""
+        return str((self._metadata.get("labels") or {}).get(_MACHINE, ""))
 
     @property
     def _metadata(self) -> dict[str, Any]:

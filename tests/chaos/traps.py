@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.chaos.proxy import Call, Fault, Held
-from tests.e2e.fleet import ENDS, workflow
+from tests.e2e.fleet import ENDS
 
 Fits = Callable[[Call], bool]
 
@@ -41,11 +41,14 @@ class Traps:
         return next((trap.held for trap in self._traps if trap.catches(call)), None)
 
 
-def arming_of(provision: str) -> Fits:
-    """The patch that lets a provision's Workflow run."""
+def arming_on(machine: str) -> Fits:
+    """The patch that lets a Workflow of a machine run, of those that it sees being made."""
+    made: set[str] = set()
 
     def fits(call: Call) -> bool:
-        is_patch = call.method == "PATCH" and call.object == f"workflows/{workflow(provision)}"
+        if call.method == "POST" and call.object.startswith("workflows/") and call.machine == machine:
+            made.add(call.object)
+        is_patch = call.method == "PATCH" and call.object in made
         return is_patch and (call.document.get("spec") or {}).get("disabled") is False
 
     return fits
