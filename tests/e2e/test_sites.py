@@ -43,6 +43,8 @@ _MACHINES: Final = int(os.environ.get("DRAGONFLY_SITES_MACHINES", "9"))
 _AT_ONCE: Final = 40
 """Machines of each cluster that are provisioned at once."""
 _PATIENCE: Final = 60.0 + min(_MACHINES, 3 * _AT_ONCE)
+_LEASE: Final = "15"
+"""Seconds. No replica dies here, and none must be taken for dead because so many processes keep it waiting."""
 _QUICK: Final = Behaviour(seed=1, shortest=0.05, longest=0.1)
 _ACTION: Final = {"name": "write", "image": "quay.io/tinkerbell/actions/image2disk:latest", "timeout": 60}
 _TEMPLATE: Final = {"os": {"family": "ubuntu", "version": "24.04", "arch": "x86_64"}, "actions": [_ACTION]}
@@ -56,9 +58,8 @@ class World:
         kubeconfig.write_text(named(planes[LOCAL].kubeconfig.read_text(), LOCAL))
         own = {replica: gates.environment(site) for replica, site in SITES.items()}
         own[OBSERVER] |= {"DRAGONFLY_OBSERVE": "yes"}
-        self.site = Site(
-            planes[LOCAL], directory, ports, len(SITES), environment={"KUBECONFIG": str(kubeconfig)}, own=own
-        )
+        environment = {"KUBECONFIG": str(kubeconfig), "DRAGONFLY_LEASE_TTL": _LEASE}
+        self.site = Site(planes[LOCAL], directory, ports, len(SITES), environment=environment, own=own)
         self.planes = planes
         self.gates = gates
         self._directory = directory
