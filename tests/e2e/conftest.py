@@ -1,6 +1,6 @@
 """Sites for the end-to-end tests. Each pytest-xdist worker has one control plane, and one swarm at a time on it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
@@ -10,7 +10,8 @@ from dragonfly.sandbox.controlplane import ControlPlane
 from dragonfly.sandbox.ports import PortLease
 from tests.e2e.site import Site
 
-StartSite = Callable[[int], AbstractContextManager[Site]]
+StartSite = Callable[..., AbstractContextManager[Site]]
+"""Called with how many replicas, and with what all of them are told otherwise than usual."""
 
 
 @pytest.fixture(scope="session")
@@ -24,9 +25,9 @@ def start_site(control_plane: ControlPlane, ports: PortLease, tmp_path_factory: 
     """Start a site of so many replicas for a `with` block."""
 
     @contextmanager
-    def start(replicas: int) -> Iterator[Site]:
+    def start(replicas: int, environment: Mapping[str, str] | None = None) -> Iterator[Site]:
         directory: Path = tmp_path_factory.mktemp("site")
-        with Site(control_plane, directory, ports, replicas).running() as site:
+        with Site(control_plane, directory, ports, replicas, environment=environment).running() as site:
             yield site
 
     return start

@@ -16,13 +16,16 @@ from tests.e2e.waiting import eventually, eventually_equal
 pytestmark = [pytest.mark.slow, pytest.mark.cluster]
 
 QUICK = Behaviour(shortest=0.1, longest=0.2)
-SLOW = Behaviour(shortest=4.0, longest=4.0)
+SLOW = Behaviour(shortest=10.0, longest=10.0)
+"""Time to see that an action has begun, and to cancel it, also where all are kept waiting."""
+LEASE = {"DRAGONFLY_LEASE_TTL": "30"}
+"""A replica that is frozen keeps its shards for so many seconds, however long it takes to ask others for something."""
 TEMPLATE = "two-actions"
 
 
 @pytest.fixture(scope="module")
 def site(start_site: StartSite) -> Iterator[Site]:
-    with start_site(3) as site:
+    with start_site(3, LEASE) as site:
         site.template(TEMPLATE, two_actions())
         yield site
 
