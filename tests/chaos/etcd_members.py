@@ -79,11 +79,11 @@ class Members:
 
     def revision(self, number: int) -> int:
         """The newest, as the whole cluster has it."""
-        return int(self.ask(number, "kv/range", {"key": _encoded("/")})["header"]["revision"])
+        return int(self._ask_patiently(number, "kv/range", {"key": _encoded("/")})["header"]["revision"])
 
     def fill(self) -> None:
         """Write until the quota is used up, which raises the alarm."""
-        leader = self.etcd.members[self.leader()]
+        leader = self.leader()
         for number in range(2 * QUOTA // _CHUNK):
             if not self._is_taken(leader, f"{_FILLER}{number}"):
                 return
@@ -102,26 +102,42 @@ class Members:
 
     def _make_room(self, leader: int) -> None:
         """What etcd's documentation tells an operator to do: compact, defragment each member, disarm."""
-        self.ask(leader, "kv/deleterange", {"key": _encoded(_FILLER), "range_end": _encoded("/filler0")})
+        self._ask_patiently(leader, "kv/deleterange", {"key": _encoded(_FILLER), "range_end": _encoded("/filler0")})
         self.compact(leader)
         for number in range(len(self.etcd.members)):
-            self.ask(number, "maintenance/defragment", {})
+            self._ask_patiently(number, "maintenance/defragment", {})
         # Each member raises its own.
         for alarm in self._alarms(leader):
-            self.ask(leader, "maintenance/alarm", {"action": "DEACTIVATE", **alarm})
+            self._ask_patiently(leader, "maintenance/alarm", {"action": "DEACTIVATE", **alarm})
 
     def _alarms(self, leader: int) -> list[dict[str, str]]:
         """Of each member that raised one."""
-        alarms: list[dict[str, str]] = self.ask(leader, "maintenance/alarm", {"action": "GET"}).get("alarms", [])
+        found = self._ask_patiently(leader, "maintenance/alarm", {"action": "GET"})
+        alarms: list[dict[str, str]] = found.get("alarms", [])
         return alarms
 
-    def _is_taken(self, leader: Member, key: str) -> bool:
-        """Whether there was room for another chunk."""
-        status, answer = self._post(leader, "kv/put", {"key": _encoded(key), "value": _encoded("x" * _CHUNK)})
-        if status == http.client.OK:
-            return True
-        assert "database space exceeded" in answer["message"], answer
-        return False
+    def _ask_patiently(self, number: int, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """As `ask`, of what may be done twice: again while a leader is missing, or too busy to answer in time."""
+
+        def answers() -> list[dict[str, Any]]:
+            try:
+                return [self.ask(number, path, body)]
+            except OSError:
+                return []
+
+        return eventually(f"{path} is answered", answers, within=60)[0]
+
+    def _is_taken(self, number: int, key: str) -> bool:
+        """Whether there was room for another chunk; it is sent again while a leader is missing, or too busy."""
+
+        def put() -> str:
+            try:
+                self.ask(number, "kv/put", {"key": _encoded(key), "value": _encoded("x" * _CHUNK)})
+            except OSError as error:
+                return "full" if "database space exceeded" in str(error) else ""
+            return "taken"
+
+        return eventually(f"{key} is taken or refused for want of room", put, within=60) == "taken"
 
     def _leader(self) -> int:
         """The number of the leader, from one; 0 while there is none."""
