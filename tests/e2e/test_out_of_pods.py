@@ -33,7 +33,8 @@ pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 VM: Final = "vm"
 WAVE: Final = 6
 """Machines that are under way whenever something is stopped."""
-BEHAVIOUR: Final = Behaviour(seed=3, shortest=0.5, longest=2.0)
+BEHAVIOUR: Final = Behaviour(seed=3, shortest=3.0, longest=6.0)
+"""Whoever is slow to look must still find some at work."""
 _PATIENCE: Final = 120.0
 _SECRETS: Final = f"/api/v1/namespaces/{NAMESPACE}/secrets"
 

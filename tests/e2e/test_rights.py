@@ -81,7 +81,7 @@ def _provisioned(site: Site, machine: Machine) -> None:
             _reaches(site, site.provision(machine, template), "Succeeded")
         _edit_templates(site)
         _reaches(site, site.provision(machine, template), "Succeeded")
-    with site.agents([machine], Behaviour(seed=2, shortest=3.0, longest=3.0)):
+    with site.agents([machine], Behaviour(seed=2, shortest=30.0, longest=30.0)):
         cancelled = site.provision(machine, template)
         _reaches(site, cancelled, "Running")
         site.api.post(f"provisions/{cancelled}/cancel", {"reason": "no more"})
