@@ -21,7 +21,7 @@ _PORT = 9
 _CONNECT = f"""
 import socket, sys
 try:
-    socket.create_connection((sys.argv[1], {_PORT}), timeout=1)
+    socket.create_connection((sys.argv[1], {_PORT}), timeout=5)
 except ConnectionRefusedError:
     print("reached")
 except OSError:

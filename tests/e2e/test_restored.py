@@ -2,6 +2,7 @@
 
 import shutil
 from collections import Counter
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from signal import Signals
@@ -11,6 +12,7 @@ import pytest
 
 from dragonfly.sandbox.controlplane import ControlPlane
 from dragonfly.sandbox.fate import Behaviour
+from dragonfly.sandbox.keeper import Keepers
 from dragonfly.sandbox.ports import PortLease
 from tests.e2e.fleet import ACTIONS, ENDS, each_once, starts, two_actions, workflow
 from tests.e2e.site import Agents, Machine, Site
@@ -70,7 +72,9 @@ def test_machines_that_are_installed_stay_so_whatever_the_backup_says(
         running, armed = machines = site.registered(2)
         for machine in machines:
             site.settled(machine)
-        with site.agents([running], _STEADY) as first:
+        with site.agents([running], _STEADY) as first, ExitStack() as kept:
+            # Tinkerbell ends by itself when it cannot renew its leadership for too long: while the backup is made, say.
+            kept.enter_context(Keepers((second.tinkerbell.service,), restart=True, on_death=lambda _: None))
             asked = {running: site.provision(running, "two-actions")}
             eventually_equal(lambda: _state(site, asked[running]), "RUNNING", within=60)
             # The one machine stands still, and the other one is not switched on yet.
@@ -90,6 +94,7 @@ def test_machines_that_are_installed_stay_so_whatever_the_backup_says(
                     eventually_equal(partial(_phase, site, machine), "Deployed", within=60)
                 eventually_equal(site.netboot, {machine.name: [False] for machine in machines}, within=60)
 
+                kept.close()
                 _put_back(second, backup)
                 for machine in machines:
                     eventually("it is told", partial(_old_workflow, site, machine), within=60)
