@@ -12,6 +12,7 @@ import pytest
 
 from dragonfly.sandbox.controlplane import NAMESPACE, ControlPlane
 from dragonfly.sandbox.fate import Behaviour
+from dragonfly.sandbox.keeper import Keepers
 from dragonfly.sandbox.ports import PortLease
 from tests.e2e.api import Answer
 from tests.e2e.site import Agents, Machine, Site
@@ -44,6 +45,8 @@ def test_a_second_cluster_comes_freezes_changes_its_token_and_goes(
         site.api.post("machines", _in_fra(there))
 
         with ExitStack() as agents:
+            # It ends by itself when its API server stands still for too long; a cluster starts it again.
+            agents.enter_context(Keepers((second.tinkerbell.service,), restart=True, on_death=lambda _: None))
             agents.enter_context(site.agents([here], _QUICK))
             agents.enter_context(_agents(tmp_path, second, there))
             _provisioned(site, here, there)
