@@ -134,11 +134,12 @@ def _machines_are_listed(newcomer: Newcomer) -> list[str]:
 def _a_provision_outlives_its_replica(newcomer: Newcomer, machine: str) -> None:
     provisioning = newcomer.types(DRAGONFLY, "provision", machine, "ubuntu-2404", "--wait")
 
-    def running() -> bool:
+    def under_way() -> bool:
+        """Or running already: each look takes as long as a command."""
         (provision,) = newcomer.json("get", "provisions", "--machine", machine)["items"] or [{}]
-        return bool(provision) and provision["status"]["phase"] == "Running"
+        return bool(provision) and provision["status"]["phase"] in {"Starting", "Running"}
 
-    eventually("the provision runs", running, within=60)
+    eventually("the provision is under way", under_way, within=60)
     before = {replica["id"]: replica["pid"] for replica in newcomer.told["replicas"]}
     assert int(newcomer.printed(r"kill -9 (\d+)")) in before.values()
     owner = eventually("it has an owner", lambda: _owner(newcomer, machine), within=60)
