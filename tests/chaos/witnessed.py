@@ -2,10 +2,12 @@
 
 import ssl
 import time
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
+from typing import Final
 
 from dragonfly.sandbox.agents import Step
 from dragonfly.sandbox.controlplane import ControlPlane
@@ -13,10 +15,13 @@ from dragonfly.sandbox.host import Host
 from dragonfly.sandbox.ports import PortLease
 from tests.chaos.claims import ClaimWitness, Tenure
 from tests.chaos.history import History, Readers, RecordingApi
-from tests.chaos.verdict import Evidence, broken_promises
+from tests.chaos.verdict import SHARDS, Evidence, broken_promises
 from tests.e2e.audit import Stamped, Unmarked, read_stamped, read_unmarked
 from tests.e2e.fleet import Outcome, provisions
 from tests.e2e.site import Site
+
+_SETTLING: Final = 3.0
+"""Seconds without a change after which none is to come: a replica asks for a shard of its own after one."""
 
 
 class WitnessedSite(Site):
@@ -60,6 +65,14 @@ class WitnessedSite(Site):
         """The replica that owns `cluster/number` now; empty if none does."""
         lasting = (tenure for tenure in self.claims.tenures if tenure.ended_at == float("inf"))
         return next((tenure.replica for tenure in lasting if tenure.shard == shard), "")
+
+    def is_shared_out(self) -> bool:
+        """Whether every replica has as many shards as the next, and no shard changes hands any more."""
+        before = self.claims.tenures
+        owned = Counter(tenure.replica for tenure in before if tenure.ended_at == float("inf"))
+        Event().wait(_SETTLING)
+        even = dict.fromkeys((replica.id for replica in self.swarm.replicas), SHARDS // len(self.swarm.replicas))
+        return owned == even and self.claims.tenures == before
 
     def evidence(
         self,
