@@ -83,6 +83,8 @@ def test_what_changes_is_shown_without_asking_for_the_list(site: Site, opened: O
 def test_a_replica_that_is_killed_costs_no_change(site: Site, opened: Open) -> None:
     """P8: each of the changes is shown, those too that came while the page was between two replicas."""
     machines = site.registered(6)
+    for machine in machines:
+        site.settled(machine)
     page = opened()
     asked: list[str] = []
     page.on("request", lambda request: asked.append(_path(request)))

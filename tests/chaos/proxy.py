@@ -174,7 +174,7 @@ class FaultProxy:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        assert self._started.wait(10), "the proxy did not start"
+        assert self._started.wait(60), "the proxy did not start"
         return self
 
     def __exit__(

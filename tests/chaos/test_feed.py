@@ -61,7 +61,7 @@ async def _story(site: Site) -> None:
             stop.set()
             await asyncio.wait(writers)
         last = max(client.told[-1].revision for client in clients if client.told)
-        async with asyncio.timeout(90), asyncio.TaskGroup() as group:
+        async with asyncio.timeout(150), asyncio.TaskGroup() as group:
             for client in clients:
                 group.create_task(client.until(http, last))
         async with asyncio.timeout(90):

@@ -65,7 +65,7 @@ class Racers:
         start = Barrier(len(bodies))
 
         def send(api: Api, body: Any) -> Answer:
-            start.wait(10)
+            start.wait(60)
             return api.once("POST", path, body)
 
         answers = list(self._pool.map(send, self._apis, bodies))
