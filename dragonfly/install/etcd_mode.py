@@ -1,10 +1,13 @@
 """Whose etcd the swarm of a cluster uses, as the cluster itself tells it. Pure.
 
 A host that joins goes by this and never by a default: replicas that are told of another etcd find it empty, and nothing
-leads them back.
+leads them back. Before it is a node it has no word of the cluster's but the notice of a server, which says this alone:
+it is the one thing that never changes once the swarm is there, so that no server's is ever out of date.
 """
 
 from collections.abc import Mapping
+
+import msgspec
 
 from dragonfly.install.execution import StepFailed
 from dragonfly.install.options import EtcdMode, JoinedMode
@@ -22,6 +25,23 @@ def found_mode(access: Mapping[str, bytes], *, has_own_etcd: bool) -> JoinedMode
     if has_own_etcd:
         return "dedicated"
     return "shared" if access else ""
+
+
+class _Notice(msgspec.Struct, frozen=True):
+    etcd: EtcdMode
+
+
+def notice(mode: EtcdMode) -> str:
+    """Return what a server tells hosts that are to join."""
+    return msgspec.json.encode(_Notice(mode)).decode()
+
+
+def noticed(text: bytes) -> JoinedMode:
+    """Return whose etcd it is by such a notice; empty if this is none, or a newer Dragonfly's."""
+    try:
+        return msgspec.json.decode(text, type=_Notice).etcd
+    except msgspec.MsgspecError:
+        return ""
 
 
 def agreed(asked: JoinedMode, found: JoinedMode) -> EtcdMode:

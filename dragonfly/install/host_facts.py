@@ -3,7 +3,7 @@
 import msgspec
 
 from dragonfly.install.firewalls import Firewall
-from dragonfly.install.options import Options
+from dragonfly.install.options import JoinedMode, Options
 
 
 class Listener(msgspec.Struct, frozen=True):
@@ -81,5 +81,7 @@ class HostFacts(msgspec.Struct, frozen=True, kw_only=True):
     """Files that options name and that cannot be read."""
     join_problem: str = ""
     """Why the server to join does not answer; empty if it does, or nobody joins."""
+    told_etcd: JoinedMode = ""
+    """Whose etcd the swarm there uses, as that server tells; empty if it does not, or nobody joins."""
     clock_skew: float = 0.0
     """Seconds between this clock and that of the server to join."""

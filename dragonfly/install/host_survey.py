@@ -1,17 +1,12 @@
 """Looks at this host for preflight: files of the kernel, a few programs, the wire. Nothing is changed."""
 
 import fcntl
-import hashlib
-import http.client
 import os
 import platform
 import shutil
 import socket
-import ssl
 import struct
-import time
 from collections.abc import Iterator
-from email.utils import parsedate_to_datetime
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Final
@@ -29,6 +24,7 @@ from dragonfly.install.host_facts import Airgap, HostFacts, Listener
 from dragonfly.install.journal import Journal
 from dragonfly.install.neighbours import Neighbours, Nobody
 from dragonfly.install.options import Options
+from dragonfly.install.server_asked import asked
 
 _SOURCES: Final = ("github.com", "ghcr.io")
 _ANSWER_SECONDS: Final = 5
@@ -281,47 +277,5 @@ def _missing_files(options: Options) -> Iterator[str]:
 def _with_server(facts: HostFacts, options: Options) -> HostFacts:
     if not options.join:
         return facts
-    problem, skew = _server(k3s.server_url(options.join), options)
-    return msgspec.structs.replace(facts, join_problem=problem, clock_skew=skew)
-
-
-def _server(url: str, options: Options) -> tuple[str, float]:
-    """Return why a server cannot be joined, and how many seconds this clock is ahead of its."""
-    parts = urlsplit(url)
-    context = ssl.create_default_context()
-    # The token has a hash of the authority, by which k3s itself knows the server; here it is compared with that.
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    connection = http.client.HTTPSConnection(
-        parts.hostname or "", parts.port or 6443, timeout=_ANSWER_SECONDS, context=context
-    )
-    try:
-        connection.request("GET", "/cacerts")
-        answer = connection.getresponse()
-        authority, date = answer.read(), answer.getheader("Date", "")
-    except (OSError, http.client.HTTPException) as error:
-        return f"does not answer: {error}", 0.0
-    finally:
-        connection.close()
-    skew = time.time() - parsedate_to_datetime(date).timestamp() if date else 0.0
-    return token_problem(_token(options.token_file), authority), skew
-
-
-def _token(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="ascii").strip()
-    except (OSError, ValueError):
-        return ""
-
-
-def token_problem(token: str, authority: bytes) -> str:
-    """Return why a token is none of the cluster with this authority; empty if it is. Pure.
-
-    A whole token is `K10<SHA-256 of the authority>::<user>:<password>`; one without that says nothing of the cluster.
-    """
-    if not token.startswith("K10"):
-        return ""
-    digest = token.removeprefix("K10").partition("::")[0]
-    if digest == hashlib.sha256(authority).hexdigest():
-        return ""
-    return "the token is another cluster's"
+    told = asked(options)
+    return msgspec.structs.replace(facts, join_problem=told.problem, clock_skew=told.skew, told_etcd=told.etcd)

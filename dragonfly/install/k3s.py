@@ -20,6 +20,10 @@ TOKEN: Final = Place("/var/lib/rancher/k3s/server/token")
 ETCD_CA: Final = Place("/var/lib/rancher/k3s/server/tls/etcd/server-ca.crt")
 ETCD_CA_KEY: Final = Place("/var/lib/rancher/k3s/server/tls/etcd/server-ca.key")
 IMAGES: Final = Place("/var/lib/rancher/k3s/agent/images")
+SERVER: Final = Place("/var/lib/rancher/k3s/server")
+NOTICE: Final = SERVER / "static/dragonfly/swarm.json"
+"""For hosts that are to join: k3s serves what is in `static` to whoever asks its port."""
+NOTICE_PATH: Final = "/static/dragonfly/swarm.json"
 UNIT: Final = Place("/etc/systemd/system/k3s.service")
 SERVICE: Final = "k3s.service"
 

@@ -10,6 +10,7 @@ from typing import Final
 from dragonfly.install import k3s
 from dragonfly.install.bundle_files import CHART, IMAGES, K3S
 from dragonfly.install.detection import TINKERBELL
+from dragonfly.install.etcd_mode import notice
 from dragonfly.install.host_facts import HostFacts
 from dragonfly.install.manifests import ETCD_DIRECTORY, NAME, NAMESPACE, OWN_SECRET, manifests, namespaces
 from dragonfly.install.options import SERVICE_PORT, Options
@@ -113,6 +114,7 @@ def _files(options: Options, facts: HostFacts, images: tuple[str, ...]) -> Itera
         "leave the cluster's data there; with --delete-data, remove it",
         MakeDirectory(data, 0o755, is_tree=True, is_data=True),
     )
+    yield from _notice(options, facts)
     if options.may_have_member:
         yield Step(
             "own-etcd-data",
@@ -154,6 +156,27 @@ def _files(options: Options, facts: HostFacts, images: tuple[str, ...]) -> Itera
         "systemd knows k3s",
         "remove it, or put back what was there",
         WriteFile(str(k3s.UNIT), k3s.UNIT_TEXT),
+    )
+
+
+def _notice(options: Options, facts: HostFacts) -> Iterator[Step]:
+    """A host that has joined tells on what it was told: others may join by it once the founder has left."""
+    mode = options.etcd if options.is_first else facts.told_etcd
+    if not mode:
+        return
+    yield Step(
+        "server-data",
+        f"Make {k3s.SERVER}",
+        "it is there, and only root can read it",
+        "remove it, unless the cluster's data is in it",
+        MakeDirectory(str(k3s.SERVER), 0o700),
+    )
+    yield Step(
+        "notice",
+        f"Write {k3s.NOTICE}",
+        "hosts that are to join are told whose etcd the swarm uses",
+        "remove it",
+        WriteFile(str(k3s.NOTICE), notice(mode)),
     )
 
 
@@ -279,8 +302,9 @@ def _etcd(options: Options, facts: HostFacts) -> Iterator[Step]:
             JoinEtcd(facts.hostname, facts.address),
         )
     external = options.external
-    # Until it is a node a host has nothing that it should ask the cluster with (docs/install.md, More servers).
-    agrees = f", if the cluster's is {options.etcd} as was said; else stop here, as a node" if options.etcd else ""
+    # Where no server gives notice of it, a host has nothing to ask the cluster with until it is a node.
+    unsure = options.etcd not in {"", facts.told_etcd}
+    agrees = f", if the cluster's is {options.etcd} as was said; else stop here, as a node" if unsure else ""
     yield Step(
         "etcd",
         f"Tell the replicas where etcd is{'' if options.is_first else agrees}",

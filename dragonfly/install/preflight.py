@@ -295,6 +295,22 @@ def _join(options: Options, facts: HostFacts) -> Iterator[Check]:
             f"{abs(facts.clock_skew):.0f} s {'ahead of' if facts.clock_skew > 0 else 'behind'} {options.join}",
             "Have both hosts keep time by NTP: certificates and leases go by it.",
         )
+    yield from _etcd_there(options, facts)
+
+
+def _etcd_there(options: Options, facts: HostFacts) -> Iterator[Check]:
+    """Where the server does not tell, the step looks that tells the replicas: this host is a node by then."""
+    if not facts.told_etcd:
+        return
+    if options.etcd in {"", facts.told_etcd}:
+        yield Check("etcd", "ok", f"{facts.told_etcd}, as the cluster's swarm has it")
+        return
+    yield Check(
+        "etcd",
+        "error",
+        f"--etcd {options.etcd} was said, and the swarm of the cluster of {options.join} uses etcd {facts.told_etcd!r}",
+        f"Say the same without --etcd, or with --etcd {facts.told_etcd}: the founder has said for all.",
+    )
 
 
 def _sources(options: Options, facts: HostFacts) -> Iterator[Check]:

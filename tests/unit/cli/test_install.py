@@ -276,6 +276,22 @@ def test_whose_etcd_it_is_the_cluster_says_to_who_joins(here: Here, tmp_path: Pa
     assert [action.mode for action in here.hands.done if isinstance(action, GiveEtcd)] == ["", "shared"]
 
 
+def test_who_contradicts_whose_etcd_it_is_is_refused_with_nothing_changed(
+    here: Here, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here.facts = msgspec.structs.replace(GOOD, told_etcd="dedicated")
+    joining = ("install", *IMAGE, "--join", "10.0.0.2", "--token-file", str(tmp_path), "--yes")
+
+    assert run([*joining, "--etcd", "shared"]) == Exit.REFUSED
+
+    out, err = capsys.readouterr()
+    assert "the swarm of the cluster of 10.0.0.2 uses etcd 'dedicated'" in " ".join(out.split())
+    assert "nothing was changed" in err
+    assert not here.hands.done
+    assert not here.journal.directory.exists()
+    assert run([*joining]) == Exit.OK
+
+
 @pytest.mark.parametrize("command", [("install",), ("uninstall", "--yes"), ("upgrade", "--yes")])
 def test_a_damaged_journal_ends_each_command_with_its_place(
     here: Here, capsys: pytest.CaptureFixture[str], command: tuple[str, ...]

@@ -9,7 +9,8 @@ import pytest
 
 from dragonfly.install.execution import StepFailed
 from dragonfly.install.host import Host, expected_sum
-from dragonfly.install.host_survey import airgap, image_files, token_problem
+from dragonfly.install.host_survey import airgap, image_files
+from dragonfly.install.server_asked import token_problem
 from dragonfly.install.steps import RemoveDirectory, RemoveFile, RestoreFile
 
 

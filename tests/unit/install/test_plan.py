@@ -6,6 +6,7 @@ import msgspec
 import pytest
 import yaml
 
+from dragonfly.install.etcd_mode import notice
 from dragonfly.install.host_facts import HostFacts
 from dragonfly.install.k3s import POD_NETWORK
 from dragonfly.install.options import EtcdMode, ExternalEtcd, JoinedMode, Options
@@ -30,6 +31,8 @@ EXTERNAL = ExternalEtcd(endpoints=("https://10.0.0.9:2379",), ca_file="/ca", use
 FIRST = [
     "settings",
     "data",
+    "server-data",
+    "notice",
     "hookos",
     "binary",
     "config",
@@ -114,8 +117,24 @@ def test_who_joins_and_says_whose_etcd_it_is_sees_when_that_may_end_it() -> None
         "Tell the replicas where etcd is, if the cluster's is dedicated as was said; else stop here, as a node"
     )
     unsaid = msgspec.structs.replace(joining, etcd="")
-    for options in (unsaid, Options(etcd="dedicated")):
-        assert step(plan(options, FACTS), "etcd").title == "Tell the replicas where etcd is"
+    told = msgspec.structs.replace(FACTS, told_etcd="dedicated")
+    for options, facts in ((unsaid, FACTS), (Options(etcd="dedicated"), FACTS), (joining, told)):
+        assert step(plan(options, facts), "etcd").title == "Tell the replicas where etcd is"
+
+
+@pytest.mark.parametrize("mode", ["shared", "dedicated", "external"])
+def test_every_server_tells_those_that_are_to_join_whose_etcd_the_swarm_uses(mode: EtcdMode) -> None:
+    """The founder what it was told, one that joins what a server told it."""
+    founding = Options(etcd=mode, external=EXTERNAL if mode == "external" else None)
+    joining = Options(join="10.0.0.2", token_file="/token", etcd="")
+    notices = [
+        step(made, "notice").action
+        for made in (plan(founding, FACTS), plan(joining, msgspec.structs.replace(FACTS, told_etcd=mode)))
+    ]
+
+    assert notices == [WriteFile("/var/lib/rancher/k3s/server/static/dragonfly/swarm.json", notice(mode))] * 2
+    assert step(plan(founding, FACTS), "server-data").action == MakeDirectory("/var/lib/rancher/k3s/server", 0o700)
+    assert "notice" not in names(plan(joining, FACTS)), "nobody told it"
 
 
 def test_the_cluster_keeps_what_its_founder_was_told() -> None:

@@ -246,6 +246,21 @@ def test_joining_needs_a_server_that_answers_and_clocks_that_agree() -> None:
     assert clock.found == "60 s behind 10.0.0.2"
 
 
+def test_another_etcd_than_the_swarms_is_refused_before_a_host_joins_it() -> None:
+    joining = Options(join="10.0.0.2", token_file="/token", image="x/y:1", etcd="shared")
+
+    (refused,) = errors(checks(options=joining, told_etcd="dedicated"))
+
+    assert (refused.name, refused.found) == (
+        "etcd",
+        "--etcd shared was said, and the swarm of the cluster of 10.0.0.2 uses etcd 'dedicated'",
+    )
+    assert refused.remedy.startswith("Say the same without --etcd, or with --etcd dedicated")
+    unsaid = msgspec.structs.replace(joining, etcd="")
+    for options, told in ((joining, "shared"), (unsaid, "dedicated"), (joining, "")):
+        assert errors(checks(options=options, told_etcd=told)) == ()
+
+
 def test_who_joins_may_need_the_ports_of_a_swarms_own_etcd() -> None:
     taken = (Listener("tcp", 12379, "nginx (pid 9)"),)
     options = Options(join="10.0.0.1", token_file="/token", etcd="", image="x/y:1")
