@@ -10,6 +10,8 @@ from typing import Any, Final
 from dragonfly.install.carriers import ETCD_ROLE
 from dragonfly.install.execution import Refused, StepFailed
 from dragonfly.install.images import Lacking, lacking
+from dragonfly.install.rollouts import pods_trouble, rollout_problem
+from dragonfly.install.spread import Spread, spread_of
 from dragonfly.install.steps import Gone
 from dragonfly.kube.channel import Limits
 from dragonfly.kube.connection import Connection
@@ -24,8 +26,6 @@ _PAUSE: Final = 0.5
 _APPLY_SECONDS: Final = 180
 """For types that k3s's own controllers bring a while after the API server is there."""
 _DELETE_SECONDS: Final = 120
-_ON_ITS_WAY: Final = {"", "ContainerCreating", "PodInitializing"}
-"""Why a container may wait without anything being wrong."""
 
 
 _PASSING: Final = (Unreachable, Throttled, ServerFailed)
@@ -285,6 +285,39 @@ class Cluster:
             return str(error)
         return f"{problem}; {trouble}" if trouble else problem
 
+    def spread(self, namespace: str, name: str) -> Spread:
+        """Return how the replicas of a Deployment are spread over the hosts.
+
+        Raises:
+            StepFailed: the API server does not answer.
+        """
+        found = self.get(Ref(DEPLOYMENT, namespace, name))
+        if found is None:
+            return Spread(f"Deployment {name} is not there")
+        pods = self._list(POD, namespace, found["spec"]["selector"]["matchLabels"])
+        return spread_of(found, pods, self._list(NODE, "", {}))
+
+    def evict(self, namespace: str, name: str) -> str:
+        """Have a pod go as a drain does, and return why it may not yet; empty if it goes, or is gone.
+
+        Raises:
+            StepFailed: the API server refuses it for ever, or does not answer.
+        """
+
+        async def evicted() -> str:
+            try:
+                async with self._open() as kube:
+                    await kube.evict(Ref(POD, namespace, name))
+            except NotFound:
+                return ""
+            except Throttled as error:
+                return error.message
+            except KubeError as error:
+                raise failed(f"pod {name} cannot be evicted", error) from error
+            return ""
+
+        return asyncio.run(evicted())
+
     def service_address(self, namespace: str, name: str) -> str:
         """Return where the load balancer serves a Service; empty if it does not yet."""
         try:
@@ -306,42 +339,6 @@ class Cluster:
 
 def _ingress(service: Object) -> list[Object]:
     return list(service.get("status", {}).get("loadBalancer", {}).get("ingress") or [])
-
-
-def rollout_problem(deployment: Object) -> str:
-    """Return what `kubectl rollout status` would wait for; empty if for nothing. Pure."""
-    status, wanted = deployment.get("status", {}), deployment["spec"].get("replicas", 1)
-    if status.get("observedGeneration", 0) < deployment["metadata"].get("generation", 0):
-        return "the change was not noticed yet"
-    for condition in status.get("conditions", ()):
-        if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
-            return f"pods cannot be made: {condition.get('message', '')}"
-    updated, ready = status.get("updatedReplicas", 0), status.get("readyReplicas", 0)
-    if updated < wanted:
-        return f"{updated} of {wanted} replicas are new"
-    if status.get("replicas", 0) > updated:
-        return "a former replica still runs"
-    return "" if ready >= wanted else f"{ready} of {wanted} replicas are ready"
-
-
-def pods_trouble(pods: Iterable[Object]) -> str:
-    """Return why the first of the pods that cannot start doesn't, as Kubernetes tells it; empty if all can. Pure."""
-    for pod in pods:
-        name, status = pod["metadata"]["name"], pod.get("status", {})
-        for condition in status.get("conditions", ()):
-            if condition["type"] == "PodScheduled" and condition["status"] == "False":
-                return f"pod {name} has no node: {condition.get('message', '')}"
-        for container in status.get("containerStatuses", ()):
-            waiting = container.get("state", {}).get("waiting", {})
-            if waiting.get("reason", "") not in _ON_ITS_WAY:
-                return f"pod {name}: {waiting['reason']}: {waiting.get('message', '')}"
-    return ""
-
-
-def keeps_ending(pods: Iterable[Object]) -> bool:
-    """Whether a container of theirs has ended so often that it is started after a pause only. Pure."""
-    states = (one.get("state", {}) for pod in pods for one in pod.get("status", {}).get("containerStatuses", ()))
-    return any(state.get("waiting", {}).get("reason") == "CrashLoopBackOff" for state in states)
 
 
 def _ref(gone: Gone) -> Ref:

@@ -23,6 +23,7 @@ from dragonfly.install.own_etcd import OwnEtcd
 from dragonfly.install.record_kept import keep, seen
 from dragonfly.install.recorded import Seen
 from dragonfly.install.secrets_made import Secrets
+from dragonfly.install.spreading import spread
 from dragonfly.install.steps import (
     Action,
     ApplyChart,
@@ -49,6 +50,7 @@ from dragonfly.install.steps import (
     RemoveTree,
     RestoreFile,
     SelfTest,
+    SpreadReplicas,
     StartService,
     StopService,
     Undo,
@@ -137,6 +139,8 @@ class RealHands:
                 return hostname not in cluster.lacking(image).ready
             case AwaitReplicas(namespace, name):
                 return not cluster.rollout_problem(namespace, name)
+            case SpreadReplicas(namespace, name):
+                return not cluster.spread(namespace, name).surplus
             case _:
                 return False
 
@@ -211,6 +215,8 @@ class RealHands:
                 self._wait(lambda: self._untold(hostname, image), seconds, say)
             case AwaitReplicas(namespace, name, seconds):
                 self._wait(lambda: cluster.rollout_problem(namespace, name), seconds, say)
+            case SpreadReplicas(seconds=seconds):
+                spread(cluster, action, lambda problem: self._wait(problem, seconds, say), say)
             case SelfTest():
                 return self._tested(action, say)
             case _:

@@ -25,10 +25,10 @@ class Lacking(NamedTuple):
 def lacking(nodes: Iterable[Object], image: str) -> Lacking:
     """Return the nodes that don't tell of having the image."""
     wanted = full_name(image)
-    found = {node["metadata"]["name"]: _takes_pods(node) for node in nodes if wanted not in _names(node)}
+    found = {node["metadata"]["name"]: takes_pods(node) for node in nodes if wanted not in _names(node)}
     return Lacking(
-        tuple(sorted(name for name, takes_pods in found.items() if takes_pods)),
-        tuple(sorted(name for name, takes_pods in found.items() if not takes_pods)),
+        tuple(sorted(name for name, is_ready in found.items() if is_ready)),
+        tuple(sorted(name for name, is_ready in found.items() if not is_ready)),
     )
 
 
@@ -48,7 +48,8 @@ def with_registry(image: str) -> str:
     return f"{_REGISTRY}/{image}" if slash else f"{_REGISTRY}/{_OFFICIAL}/{image}"
 
 
-def _takes_pods(node: Object) -> bool:
+def takes_pods(node: Object) -> bool:
+    """Whether a node is ready and not cordoned."""
     conditions = {one["type"]: one["status"] for one in _status(node).get("conditions", ())}
     return conditions.get("Ready") == "True" and not node.get("spec", {}).get("unschedulable", False)
 

@@ -12,7 +12,7 @@ from typing import Final, Protocol, TypeVar
 from urllib.parse import urlsplit
 
 from dragonfly.install import etcd_log
-from dragonfly.install.cluster import ApiSilent, Cluster, Say, keeps_ending, pods_trouble
+from dragonfly.install.cluster import ApiSilent, Cluster, Say
 from dragonfly.install.detection import SECRET
 from dragonfly.install.execution import StepFailed
 from dragonfly.install.host import Host
@@ -40,6 +40,7 @@ from dragonfly.install.own_members import (
     voters,
 )
 from dragonfly.install.own_secrets import ACCESS, BY_HAND, OwnSecrets, has_grown
+from dragonfly.install.rollouts import keeps_ending, pods_trouble
 from dragonfly.install.secret import in_memory
 from dragonfly.install.secret_data import read
 from dragonfly.install.steps import FoundEtcd, JoinEtcd

@@ -34,6 +34,7 @@ from dragonfly.install.steps import (
     MakeSecrets,
     Plan,
     SelfTest,
+    SpreadReplicas,
     StartService,
     Step,
     WriteFile,
@@ -331,6 +332,13 @@ def _readiness(seconds: float) -> Iterator[Step]:
         "all are ready",
         "",
         AwaitReplicas(NAMESPACE, NAME, seconds),
+    )
+    yield Step(
+        "spread",
+        "Spread the replicas over the hosts, where too many are on one",
+        "no host that could have them has two fewer than another",
+        "",
+        SpreadReplicas(NAMESPACE, NAME),
     )
     yield Step(
         "self-test",

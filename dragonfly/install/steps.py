@@ -154,6 +154,15 @@ class AwaitReplicas(msgspec.Struct, frozen=True, tag="replicas"):
     seconds: float
 
 
+class SpreadReplicas(msgspec.Struct, frozen=True, tag="spread"):
+    """No host has two replicas more than another that could have them."""
+
+    namespace: str
+    name: str
+    seconds: float = 300
+    """How long a replica that starts again has to get ready, and its budget to let it go."""
+
+
 class SelfTest(msgspec.Struct, frozen=True, tag="self-test"):
     """The swarm answers through its load balancer, to the admin's token, and says that it is well."""
 
@@ -181,6 +190,7 @@ Action: TypeAlias = (
     | JoinEtcd
     | AwaitImage
     | AwaitReplicas
+    | SpreadReplicas
     | SelfTest
 )
 

@@ -161,6 +161,16 @@ class Connection:
         }
         await self._write("DELETE", ref.path, {}, options, _JSON)
 
+    async def evict(self, ref: Ref) -> None:
+        """Delete a pod where its PodDisruptionBudget lets it go; `Throttled` where that does not, for now."""
+        body = {
+            "apiVersion": "policy/v1",
+            "kind": "Eviction",
+            "metadata": {"name": ref.name, "namespace": ref.namespace},
+        }
+        path = ref.resource.path(ref.namespace, ref.name, "eviction")
+        await self._write("POST", path, {}, body, _JSON)
+
     async def version(self) -> str:
         return _read(_as_version, await self._channel.call(Request("GET", "/version"))).git_version
 

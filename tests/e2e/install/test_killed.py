@@ -60,7 +60,8 @@ def test_killed_at_each_moment_of_each_step_it_becomes_the_same_swarm(host: Bare
     killed = killed_everywhere(host, *host.installing(*ALL), look=look, look_after=look_after)
 
     # Ready as soon as k3s is, or by the time that a killed installation is said again: then there is nothing to do.
-    steps = {step["name"] for step in planned} - {"node", "replicas"}
+    # On one host there is nothing to spread.
+    steps = {step["name"] for step in planned} - {"node", "replicas", "spread"}
     assert {moment.step for moment in killed if moment.name == "begun"} >= steps
     # One that was killed when it had told all that it does has nothing left to carry out.
     assert {moment.step for moment in killed if moment.name != "begun"} >= steps

@@ -11,7 +11,7 @@ from unittest.mock import Mock
 import msgspec
 import pytest
 
-from dragonfly.install.cluster import ApiSilent, failed, keeps_ending
+from dragonfly.install.cluster import ApiSilent, failed
 from dragonfly.install.execution import StepFailed
 from dragonfly.install.own_members import (
     Add,
@@ -29,6 +29,7 @@ from dragonfly.install.own_members import (
     leaving_problem,
     tolerance,
 )
+from dragonfly.install.rollouts import keeps_ending
 from dragonfly.install.steps import FoundEtcd, JoinEtcd
 from dragonfly.kube.errors import Forbidden, KubeError, ServerFailed, Throttled, Unreachable
 from dragonfly.store.members import Member

@@ -46,6 +46,7 @@ FIRST = [
     "manifests",
     "etcd",
     "replicas",
+    "spread",
     "self-test",
 ]
 
@@ -100,7 +101,7 @@ def test_a_host_that_joins_tells_the_replicas_of_its_member_and_waits_until_they
 
     assert names(made) == [
         *("settings", "data", "hookos", "binary", "join-token", "config", "unit", "k3s", "node"),
-        *("etcd", "replicas", "self-test"),
+        *("etcd", "replicas", "spread", "self-test"),
     ]
     said = config(made)
     assert said["server"] == "https://10.0.0.50:6443"
@@ -180,7 +181,7 @@ def test_the_own_part_of_an_upgrade_changes_nothing_in_the_cluster(options: Opti
 
     assert names(made)[-3:] == ["node", "import-new.tar", "told"]
     assert made.steps[-1].action == AwaitImage("node-1", "x/y:2")
-    assert not {"record", "manifests", "etcd", "replicas"} & set(names(made))
+    assert not {"record", "manifests", "etcd", "replicas", "spread"} & set(names(made))
 
 
 def test_a_host_that_joins_has_a_member_of_an_etcd_that_the_swarm_may_have_of_its_own() -> None:
@@ -196,7 +197,7 @@ def test_a_host_that_joins_has_a_member_of_an_etcd_that_the_swarm_may_have_of_it
     joined = plan(Options(join="10.0.0.50", token_file="/token", etcd=""), FACTS)
     assert step(joined, "own-etcd").action == JoinEtcd(FACTS.hostname, FACTS.address)
     # Before replicas hear of it, and after there is a node for its pod.
-    assert names(joined)[-6:] == ["k3s", "node", "own-etcd", "etcd", "replicas", "self-test"]
+    assert names(joined)[-7:] == ["k3s", "node", "own-etcd", "etcd", "replicas", "spread", "self-test"]
 
 
 @pytest.mark.parametrize(

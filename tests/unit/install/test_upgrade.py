@@ -9,10 +9,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from dragonfly.install.cluster import pods_trouble, rollout_problem
 from dragonfly.install.execution import Event, RecordChanged, Refused, StepFailed, Stopped
 from dragonfly.install.journal import Journal
 from dragonfly.install.recorded import Record, as_object, gone_back, text_of, written
+from dragonfly.install.rollouts import pods_trouble, rollout_problem
 from dragonfly.install.steps import (
     Action,
     ApplyObjects,

@@ -17,7 +17,7 @@ from dragonfly.kube.connection import Connection, lines
 from dragonfly.kube.credentials import Kubeconfig
 from dragonfly.kube.errors import Conflict, Forbidden, Gone, KubeError, ServerFailed, Throttled, Unreachable
 from dragonfly.kube.port import MAY_SEND, WatchEvent
-from dragonfly.kube.resources import HARDWARE, SECRET, WORKFLOW, Object, Ref
+from dragonfly.kube.resources import HARDWARE, POD, SECRET, WORKFLOW, Object, Ref
 
 REF = Ref(WORKFLOW, "ns", "w")
 OBJECT: Object = {
@@ -283,6 +283,19 @@ async def test_a_busy_server_is_left_alone_for_as_long_as_it_asks(tmp_path: Path
 
     assert sum(naps.taken) == pytest.approx(2 * (1 + 0.5 / 4))
     assert len(server.seen) == 2
+
+
+async def test_a_pod_is_evicted_only_where_its_budget_lets_it_go(tmp_path: Path) -> None:
+    status = {"kind": "Status", "apiVersion": "v1", "status": "Success"}
+    kept = reply(429, failure(429), "Retry-After: 30")
+    async with ScriptedServer(reply(201, status), kept) as server, connection(server, tmp_path, Naps()) as kube:
+        await kube.evict(Ref(POD, "ns", "p"))
+        with pytest.raises(Throttled):
+            await kube.evict(Ref(POD, "ns", "p"))
+
+    evictions = [(seen.method, seen.target, msgspec.json.decode(seen.body)) for seen in server.seen]
+    body = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "p", "namespace": "ns"}}
+    assert evictions == [("POST", "/api/v1/namespaces/ns/pods/p/eviction", body)] * 2
 
 
 async def test_a_write_is_not_sent_again_if_its_caller_may_no_longer_send_it(tmp_path: Path) -> None:
