@@ -36,7 +36,7 @@ from dragonfly.install.preflight import errors, preflight
 from dragonfly.install.progress import planned
 from dragonfly.install.record_kept import anothers, made_here
 from dragonfly.install.recorded import CLUSTERS, Seen, Server, UnknownRecord, cluster_wide
-from dragonfly.install.said import brings_image, on_top, taken_up
+from dragonfly.install.said import Said, brings_image, on_top, said_from, taken_up
 from dragonfly.install.stage import JOINED
 from dragonfly.install.steps import Plan
 from dragonfly.install.survey import DIRECTORY
@@ -53,8 +53,6 @@ _PLAIN: Final = (
     "It speaks plain HTTP, and /metrics, /healthz and /readyz need no token: where the network is not yours alone, put "
     "a load balancer that ends TLS in front."
 )
-_PATHS: Final = ("token_file", "airgap", "image_archive", "etcd_ca_file", "etcd_password_file")
-"""Said relative to where the command runs; the journal keeps them, and is read from elsewhere."""
 _WHERE_ELSE: Final = (
     "To bring another image or another Tinkerbell: dragonfly upgrade, on any server. All else of the cluster: "
     "dragonfly install, on the server that founded it (docs/install.md, Said again)."
@@ -111,7 +109,7 @@ def install_command(
     """
     journal = Journal(JOURNAL)
     try:
-        asked = _asked(_said(given), journal)
+        asked = _asked(said_from(given, Path.cwd()), journal)
         if dry_run:
             return _dry(asked, journal, asks_wire=probe, as_json=output == "json")
         if probe:
@@ -133,15 +131,7 @@ class _Asked(NamedTuple):
     """Whether a file brings the image of replicas; None if nobody says."""
 
 
-def _said(given: dict[str, Any]) -> dict[str, Any]:
-    said = {name: value for name, value in given.items() if value is not None}
-    if "etcd_endpoints" in said:
-        parts = (part.strip() for part in said["etcd_endpoints"].split(","))
-        said["etcd_endpoints"] = tuple(part for part in parts if part)
-    return said | {name: str(Path(said[name]).absolute()) for name in _PATHS if said.get(name)}
-
-
-def _asked(said: dict[str, Any], journal: Journal) -> _Asked:
+def _asked(said: Said, journal: Journal) -> _Asked:
     """Return what was said, on top of what is so.
 
     Raises:
@@ -156,7 +146,7 @@ def _asked(said: dict[str, Any], journal: Journal) -> _Asked:
     return _Asked(checked(taken_up(own, said, anothers(seen, journal))), seen, brings_image(said))
 
 
-def _leave_to_the_cluster(own: Options, said: dict[str, Any], journal: Journal) -> None:
+def _leave_to_the_cluster(own: Options, said: Said, journal: Journal) -> None:
     """Refuse what a server that has joined would have no effect with."""
     its = [name for name in CLUSTERS if name in said]
     if own.is_first or "join" in said or not its or K3S_STEP not in journal.records():

@@ -34,13 +34,12 @@ from dragonfly.install.recorded import (
     parsed,
     written,
 )
-from dragonfly.install.said import brings_image, on_top, taken_up
+from dragonfly.install.said import Said, brings_image, on_top, said_from, taken_up
 from dragonfly.install.stage import in_words, next_steps
 from dragonfly.install.steps import Plan
 from dragonfly.install.upgrade import Overtaken, WentBack, abandon, check_schema, underway, upgrade
 
-_PATHS: Final = frozenset({"image_archive", "airgap"})
-_HOSTS_OWN: Final = _PATHS | {"k3s_version"}
+_HOSTS_OWN: Final = ("image_archive", "airgap", "k3s_version")
 """What is of a host alone; the rest is the cluster's."""
 _QUESTION: Final = "Carry out what of it is not so yet, and replace the replicas one by one?"
 _OWN_QUESTION: Final = "Carry out what of it is not so yet, and leave the replicas to the last host?"
@@ -68,7 +67,7 @@ def upgrade_command(*, ready_within: int, yes: bool, output: str, **given: Any) 
     journal, as_json = Journal(JOURNAL), output == "json"
     try:
         hands = installed_hands(journal)
-        found = _prepared(_installed(journal), _said(given), journal, hands, ready_within=ready_within)
+        found = _prepared(_installed(journal), said_from(given, Path.cwd()), journal, hands, ready_within=ready_within)
         _tell_plan(found, as_json=as_json)
         _confirm(found, yes=yes)
         address = _upgraded(found, journal, hands, as_json=as_json)
@@ -98,11 +97,6 @@ def _installed(journal: Journal) -> Options:
     raise CliError(f"{in_words(stage)}; there is nothing to upgrade yet", Exit.NOT_FOUND, next_steps(stage))
 
 
-def _said(given: dict[str, Any]) -> dict[str, Any]:
-    said = {name: value for name, value in given.items() if value is not None}
-    return said | {name: str(Path(said[name]).absolute()) for name in _PATHS & said.keys()}
-
-
 class _Upgrade(NamedTuple):
     """What is to be done."""
 
@@ -129,9 +123,7 @@ class _Upgrade(NamedTuple):
         return msgspec.structs.replace(self.former, **{name: getattr(self.own, name) for name in _HOSTS_OWN})
 
 
-def _prepared(
-    before: Options, said: dict[str, Any], journal: Journal, hands: RealHands, *, ready_within: int
-) -> _Upgrade:
+def _prepared(before: Options, said: Said, journal: Journal, hands: RealHands, *, ready_within: int) -> _Upgrade:
     """Look at the host and at its cluster, and return what is to be done. Nothing is changed.
 
     Raises:
@@ -194,7 +186,7 @@ def _before(last: Options, seen: Seen, journal: Journal) -> Options:
     return begun.asked if begun and begun.asked and begun.is_current(seen.text or "") else last
 
 
-def _wanted(own: Options, said: dict[str, Any], facts: HostFacts, seen: Seen, journal: Journal) -> ClusterWide:
+def _wanted(own: Options, said: Said, facts: HostFacts, seen: Seen, journal: Journal) -> ClusterWide:
     """Return what is to be so in the cluster: as it is recorded there, and what was said.
 
     Raises:

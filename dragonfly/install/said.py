@@ -5,6 +5,7 @@ cluster's, as the record there has it: another server may have changed that sinc
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -23,6 +24,22 @@ _EXTERNAL: Final = {
 }
 _NOBODYS: Final = ExternalEtcd(endpoints=(), ca_file="", username="", password_file="")
 _BRINGS: Final = ("image_archive", "airgap")
+_PATHS: Final = ("token_file", "airgap", "image_archive", "etcd_ca_file", "etcd_password_file")
+
+
+def said_from(given: Mapping[str, Any], where: Path) -> Said:
+    """Return what was said to a command, of its options as they came.
+
+    Args:
+        given: by name; None for what was not said. An external etcd's endpoints with commas between them.
+        where: what paths are relative to. The journal keeps them, and is read from elsewhere. One that is said to be
+            empty is taken away, and stays so.
+    """
+    said = {name: value for name, value in given.items() if value is not None}
+    if "etcd_endpoints" in said:
+        parts = (part.strip() for part in said["etcd_endpoints"].split(","))
+        said["etcd_endpoints"] = tuple(part for part in parts if part)
+    return said | {name: str(where / said[name]) for name in _PATHS if said.get(name)}
 
 
 def on_top(before: Options | None, said: Said) -> Options:

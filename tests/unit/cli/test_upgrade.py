@@ -53,6 +53,15 @@ def joined(here: Here, tmp_path: Path) -> None:
     here.hands.done.clear()
 
 
+def test_a_file_is_taken_away_by_saying_so(here: Here, archive: str) -> None:
+    """As with `install`: an empty path is none, and not where the command runs."""
+    assert run(["install", "--image-archive", archive, "--yes"]) == Exit.OK
+
+    assert run(["upgrade", "--image", "x/y:2", "--image-archive", "", "--airgap", "", "--yes"]) == Exit.OK
+
+    assert here.journal.options() == Options(image="x/y:2")
+
+
 def test_replicas_are_not_upgraded_while_another_host_lacks_their_image(
     here: Here, archive: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from dragonfly.install.options import BadOptions, ExternalEtcd, Options
 from dragonfly.install.recorded import Record
-from dragonfly.install.said import Said, brings_image, on_top, taken_up
+from dragonfly.install.said import Said, brings_image, on_top, said_from, taken_up
 
 FOUNDER = Options(image="x/y:1", floating_ip="10.0.0.50", k3s_version="v1.2.3+k3s1", dhcp=False)
 JOINED = Options(etcd="", join="10.0.0.1", token_file="/token", image_archive="/image.tar")
 EXTERNAL = ExternalEtcd(endpoints=("https://a:2379",), ca_file="/ca", username="dragonfly", password_file="/pw")
+
+
+def test_of_what_was_given_only_what_was_said_counts_with_paths_as_from_anywhere() -> None:
+    given = {"site": None, "dhcp": False, "image": "", "airgap": "", "image_archive": "a.tar", "token_file": "/token"}
+
+    said = said_from(given | {"etcd_endpoints": "https://a:2379, https://b:2379,"}, Path("/here"))
+
+    assert said == {
+        "dhcp": False,
+        "image": "",
+        "airgap": "",
+        "image_archive": "/here/a.tar",
+        "token_file": "/token",
+        "etcd_endpoints": ("https://a:2379", "https://b:2379"),
+    }
 
 
 def test_what_is_not_said_stays() -> None:
