@@ -59,7 +59,8 @@ def agreed(asked: JoinedMode, found: JoinedMode) -> EtcdMode:
             f"this cluster's swarm uses etcd {found!r}, and --etcd {asked} was said; the replicas were told nothing",
             "Join without --etcd: dragonfly install --join SERVER --token-file FILE",
         )
-    if mode := found or asked:
+    mode = found or asked
+    if mode and (found or mode != "external"):  # where somebody else's is, no host that joins can tell
         return mode
     raise StepFailed(
         "the cluster does not say yet whose etcd its swarm uses: Secret dragonfly-etcd is not there",

@@ -302,7 +302,8 @@ def _etcd(options: Options, facts: HostFacts) -> Iterator[Step]:
             "take the member out while others carry the cluster",
             JoinEtcd(facts.hostname, facts.address),
         )
-    external = options.external
+    # Where an external one is, the swarm knows: replicas that a host led to another would find it empty.
+    external = options.external if options.is_first else None
     # Where no server gives notice of it, a host has nothing to ask the cluster with until it is a node.
     unsure = options.etcd not in {"", facts.told_etcd}
     agrees = f", if the cluster's is {options.etcd} as was said; else stop here, as a node" if unsure else ""

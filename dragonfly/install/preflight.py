@@ -300,6 +300,14 @@ def _join(options: Options, facts: HostFacts) -> Iterator[Check]:
 
 def _etcd_there(options: Options, facts: HostFacts) -> Iterator[Check]:
     """Where the server does not tell, the step looks that tells the replicas: this host is a node by then."""
+    if options.external:
+        yield Check(
+            "etcd",
+            "warning",
+            f"{', '.join(options.external.endpoints) or 'an external etcd'} was said, and a host that joins changes "
+            "nothing of where the swarm's etcd is",
+            "Nothing, if that is the swarm's. Else say it on the server that founded the cluster.",
+        )
     if not facts.told_etcd:
         return
     if options.etcd in {"", facts.told_etcd}:

@@ -53,7 +53,7 @@ def on_top(before: Options | None, said: Said) -> Options:
     if base is None or base.is_first == bool(said.get("join", base.join)):
         base = Options(join=said.get("join", ""))
     if base.join:
-        base = msgspec.structs.replace(base, etcd="")
+        base = msgspec.structs.replace(base, etcd="", external=None)
     return _with(base, said)
 
 

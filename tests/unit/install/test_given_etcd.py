@@ -148,9 +148,13 @@ def test_another_etcd_than_the_swarms_is_refused_and_nothing_is_told(
     assert not cluster.restarts
 
 
-def test_a_cluster_that_does_not_say_yet_is_told_nothing(secrets: Secrets, cluster: ValuesOfACluster) -> None:
+@pytest.mark.parametrize("asked", ["", "external"])
+def test_a_cluster_that_does_not_say_yet_is_told_nothing(
+    secrets: Secrets, cluster: ValuesOfACluster, asked: JoinedMode
+) -> None:
+    """Nor where somebody else's is: who joins doesn't know."""
     with pytest.raises(StepFailed, match="does not say yet"):
-        secrets.give(joining(), quiet)
+        secrets.give(joining(asked), quiet)
 
     assert ACCESS not in cluster.objects
 

@@ -17,6 +17,7 @@ from dragonfly.install.steps import (
     ApplyObjects,
     AwaitImage,
     Download,
+    GiveEtcd,
     JoinEtcd,
     KeepRecord,
     MakeDirectory,
@@ -213,6 +214,15 @@ def test_a_host_that_joins_has_a_member_of_an_etcd_that_the_swarm_may_have_of_it
 )
 def test_the_server_to_join_is_named_with_its_port(join: str, server: str) -> None:
     assert config(plan(Options(join=join, token_file="/token"), FACTS))["server"] == server
+
+
+def test_a_host_that_joins_leads_no_replica_to_another_etcd() -> None:
+    founding = Options(etcd="external", external=EXTERNAL)
+    joining = msgspec.structs.replace(founding, join="10.0.0.50", token_file="/token")
+
+    told = [step(plan(options, FACTS), "etcd").action for options in (founding, joining)]
+
+    assert [action.endpoints for action in told if isinstance(action, GiveEtcd)] == [EXTERNAL.endpoints, ()]
 
 
 def test_airgapped_nothing_is_downloaded() -> None:

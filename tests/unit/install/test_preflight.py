@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from dragonfly.install.host_facts import Airgap, HostFacts, Listener
-from dragonfly.install.options import Options
+from dragonfly.install.options import ExternalEtcd, Options
 from dragonfly.install.ports import TCP_PORTS, UDP_PORTS, in_words, reached_by_others, reached_by_servers
 from dragonfly.install.preflight import Check, errors, preflight
 
@@ -259,6 +259,16 @@ def test_another_etcd_than_the_swarms_is_refused_before_a_host_joins_it() -> Non
     unsaid = msgspec.structs.replace(joining, etcd="")
     for options, told in ((joining, "shared"), (unsaid, "dedicated"), (joining, "")):
         assert errors(checks(options=options, told_etcd=told)) == ()
+
+
+def test_who_joins_is_told_that_another_external_etcd_changes_nothing() -> None:
+    external = ExternalEtcd(endpoints=("https://a:2379",), ca_file="/ca", username="a", password_file="/pw")
+    joining = Options(join="10.0.0.2", token_file="/token", image="x/y:1", etcd="external", external=external)
+
+    (found,) = (check for check in checks(options=joining) if check.name == "etcd")
+
+    assert (found.level, found.found.partition(" was said")[0]) == ("warning", "https://a:2379")
+    assert "on the server that founded the cluster" in found.remedy
 
 
 def test_who_joins_may_need_the_ports_of_a_swarms_own_etcd() -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from dragonfly.install.options import BadOptions, ExternalEtcd, Options
+from dragonfly.install.options import BadOptions, ExternalEtcd, Options, checked
 from dragonfly.install.recorded import Record
 from dragonfly.install.said import Said, brings_image, on_top, said_from, taken_up
 
@@ -45,6 +46,12 @@ def test_whose_etcd_the_swarm_uses_is_the_clusters_word_to_who_joins_and_does_no
     assert contradicted.etcd == "dedicated"
     assert on_top(contradicted, {}).etcd == on_top(contradicted, {"join": "10.0.0.2"}).etcd == ""
     assert on_top(Options(etcd="dedicated"), {}).etcd == "dedicated"
+
+
+def test_a_host_that_joined_with_an_external_etcd_goes_on_without_saying_so_again() -> None:
+    joined = msgspec.structs.replace(JOINED, etcd="external", external=EXTERNAL)
+
+    assert checked(on_top(joined, {})) == JOINED
 
 
 def test_what_is_said_to_be_nothing_goes() -> None:
