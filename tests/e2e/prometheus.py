@@ -3,7 +3,6 @@
 import json
 import urllib.request
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +37,10 @@ class Prometheus:
         program = Program("prometheus", command, directory / "prometheus.log")
         self.service = Service(program, lambda: http_ok(f"{self._url}/-/ready"), within=60)
 
-    def firing(self) -> dict[str, datetime]:
-        """The alerts that fire, each with the time since when, as Prometheus recorded it."""
-        return {
-            alert["labels"]["alertname"]: datetime.fromisoformat(_to_microseconds(alert["activeAt"]))
-            for alert in self._get("alerts")["alerts"]
-            if alert["state"] == "firing"
-        }
+    def firing(self) -> set[str]:
+        """The alerts that fire."""
+        alerts = self._get("alerts")["alerts"]
+        return {alert["labels"]["alertname"] for alert in alerts if alert["state"] == "firing"}
 
     def healthy_rules(self) -> dict[str, str]:
         """The health of every alert's expression: `ok` once it was evaluated."""
@@ -58,9 +54,3 @@ class Prometheus:
     def _get(self, what: str) -> Any:
         with urllib.request.urlopen(f"{self._url}/api/v1/{what}", timeout=10) as answer:
             return json.load(answer)["data"]
-
-
-def _to_microseconds(time: str) -> str:
-    """Go writes nanoseconds, or fewer digits; Python 3.11 reads three or six of them."""
-    whole, _, fraction = time.removesuffix("Z").partition(".")
-    return f"{whole}.{fraction[:6]:0<6}+00:00"

@@ -3,8 +3,6 @@
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime, timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,12 +14,11 @@ from dragonfly.sandbox.keeper import Keepers
 from dragonfly.sandbox.ports import PortLease
 from tests.e2e.api import Answer
 from tests.e2e.site import Agents, Machine, Site
-from tests.e2e.waiting import eventually, in_time
+from tests.e2e.waiting import eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
 _PATIENCE: Final = 60.0
-_WITHIN: Final = timedelta(seconds=10)
 _ACTION: Final = {"name": "write", "image": "quay.io/tinkerbell/actions/image2disk:latest", "timeout": 60}
 _TEMPLATE: Final = {"os": {"family": "ubuntu", "version": "24.04", "arch": "x86_64"}, "actions": [_ACTION]}
 _ANY: Final = {"If-Match": "*"}
@@ -51,12 +48,15 @@ def test_a_second_cluster_comes_freezes_changes_its_token_and_goes(
             agents.enter_context(_agents(tmp_path, second, there))
             _provisioned(site, here, there)
 
-            in_time(partial(_told_as_unreached, site, second), partial(_goes_on, site, second), within=_WITHIN)
+            second.apiserver.service.signal(signal.SIGSTOP)
+            told = eventually("fra is told to be out of reach", lambda: _unreached(site), within=_PATIENCE)
+            assert told["reason"]
             waiting = site.provision(there, "ubuntu")
             _provisioned(site, here)
             assert site.phase(waiting) in {"Pending", "Starting"}
 
-            _goes_on(site, second)
+            second.apiserver.service.signal(signal.SIGCONT)
+            eventually("fra is driven again", lambda: site.is_driven("fra"), within=_PATIENCE)
             eventually("what waited succeeded", lambda: site.phase(waiting) == "Succeeded", within=_PATIENCE)
 
             account = _renew(site, second, tmp_path)
@@ -105,20 +105,6 @@ def _in_fra(machine: Machine) -> dict[str, Any]:
 def _status(site: Site) -> dict[str, Any]:
     status: dict[str, Any] = site.api.get("clusters/fra")["status"]
     return status
-
-
-def _told_as_unreached(site: Site, plane: ControlPlane) -> timedelta:
-    """Stop its API server; how long it took, by the swarm's own time: a test may look late."""
-    stopped = datetime.now(UTC)
-    plane.apiserver.service.signal(signal.SIGSTOP)
-    told = eventually("fra is told to be out of reach", lambda: _unreached(site), within=_PATIENCE)
-    assert told["reason"]
-    return datetime.fromisoformat(told["since"]) - stopped
-
-
-def _goes_on(site: Site, plane: ControlPlane) -> None:
-    plane.apiserver.service.signal(signal.SIGCONT)
-    eventually("fra is driven again", lambda: site.is_driven("fra"), within=_PATIENCE)
 
 
 def _unreached(site: Site) -> dict[str, Any]:

@@ -1,6 +1,7 @@
-"""P6 on real parts: a cluster that stands still and shards that nobody can take show everywhere within 10 s.
+"""P6 on real parts: a cluster that stands still and shards that nobody can take show everywhere.
 
-What is compared are the times that the swarm itself writes down, so a test that looks late fails nothing.
+That it takes no longer than 10 s is shown on virtual time (`test_reach`, `test_alerts`) and measured by
+`benchmarks.sites`.
 """
 
 import os
@@ -10,7 +11,6 @@ import sys
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,11 +20,10 @@ from dragonfly.sandbox.controlplane import ControlPlane
 from dragonfly.sandbox.ports import PortLease
 from tests.e2e.prometheus import Prometheus
 from tests.e2e.site import Site
-from tests.e2e.waiting import eventually, in_time
+from tests.e2e.waiting import eventually
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
-WITHIN: Final = timedelta(seconds=10)
 _PATIENCE: Final = 60.0
 
 
@@ -36,37 +35,28 @@ def test_a_cluster_that_stands_still_and_a_shard_that_nobody_can_take(tmp_path: 
         assert all("since" in claim for claim in a.swarm()["claims"])
         eventually("no alert is left", lambda: _judged(alerts) and not alerts.firing(), within=_PATIENCE)
 
-        def stands_still() -> timedelta:
-            stopped = datetime.now(UTC)
-            plane.apiserver.service.signal(signal.SIGSTOP)
-            cluster = eventually("the cluster is told as out of reach", a.unreached, within=_PATIENCE)
-            assert cluster["reason"]
-            return max(_since(cluster), _alerted(alerts, "DragonflyClusterUnreachable")) - stopped
-
-        def goes_on() -> None:
-            plane.apiserver.service.signal(signal.SIGCONT)
-            eventually("all is well again", lambda: a.cli().returncode == 0, within=_PATIENCE, every=1)
-            eventually("no alert is left", lambda: not alerts.firing(), within=_PATIENCE)
-
-        in_time(stands_still, goes_on, within=WITHIN)
+        plane.apiserver.service.signal(signal.SIGSTOP)
+        cluster = eventually("the cluster is told as out of reach", a.unreached, within=_PATIENCE)
+        assert cluster["since"]
+        assert cluster["reason"]
         told = a.cli()
         assert (told.returncode, "Cluster local is not reachable since" in told.stdout) == (1, True), told.stdout
         assert a.gauge("dragonfly_cluster_unreachable_seconds") > 0
         assert a.gauge("dragonfly_cluster_reachable") == 0
+        _alerted(alerts, "DragonflyClusterUnreachable")
 
         # Who noticed first gave its shards to the other; a cluster that nobody reaches stays with its last owner.
         owner = eventually("somebody has a shard", a.an_owner, within=_PATIENCE)
         survivor = b if owner == "a" else a
-        killed = datetime.now(UTC)
         site.swarm.kill(owner, signal.SIGKILL)
         shards = eventually("shards are told as without owner", lambda: survivor.swarm()["unowned"], within=_PATIENCE)
         assert {shard["reason"] for shard in shards} == {"no live replica reaches cluster local"}
-        assert all(_since(shard) - killed <= WITHIN for shard in shards), shards
+        assert all(shard["since"] for shard in shards), shards
         told = survivor.cli()
         assert (told.returncode, "Without owner" in told.stdout) == (1, True), told.stdout
         assert survivor.gauge("dragonfly_swarm_unowned_shards") >= len(shards)
         assert survivor.gauge("dragonfly_swarm_unowned_seconds") > 0
-        assert _alerted(alerts, "DragonflyShardWithoutOwner") - killed <= WITHIN
+        _alerted(alerts, "DragonflyShardWithoutOwner")
 
         plane.apiserver.service.signal(signal.SIGCONT)
         eventually("every shard is driven again", lambda: survivor.swarm()["unowned"] == [], within=_PATIENCE)
@@ -89,11 +79,9 @@ def _judged(prometheus: Prometheus) -> bool:
     return set(prometheus.healthy_rules().values()) == {"ok"}
 
 
-def _alerted(prometheus: Prometheus, name: str) -> datetime:
-    """Wait until the alert fires, and return since when."""
-    return eventually(
-        f"{name} fires", lambda: [at for alert, at in prometheus.firing().items() if alert == name], within=_PATIENCE
-    )[0]
+def _alerted(prometheus: Prometheus, name: str) -> None:
+    """Wait until the alert fires."""
+    eventually(f"{name} fires", lambda: name in prometheus.firing(), within=_PATIENCE)
 
 
 class Eye:
@@ -126,7 +114,3 @@ class Eye:
         environment = {**os.environ, "DRAGONFLY_SERVER": self._url, "DRAGONFLY_TOKEN": self._site._token}
         command = [sys.executable, "-m", "dragonfly", "swarm"]
         return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
-
-
-def _since(told: dict[str, Any]) -> datetime:
-    return datetime.fromisoformat(told["since"])

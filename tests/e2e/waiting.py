@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from datetime import timedelta
 from threading import Event
 from typing import TypeVar
 
@@ -24,24 +23,3 @@ def eventually_equal(look: Callable[[], object], expected: object, *, within: fl
     while (found := look()) != expected and time.monotonic() < deadline:
         Event().wait(every)
     assert found == expected, f"not within {within:g} s: {found!r} instead of {expected!r}"
-
-
-def in_time(happens: Callable[[], timedelta], undo: Callable[[], None], *, within: timedelta, tries: int = 3) -> None:
-    """See that what happens takes no longer than it may.
-
-    What is too slow is so each time. A computer that keeps everybody waiting for seconds does so now and then: what
-    came late is undone, and happens again.
-
-    Args:
-        happens: how long it took, by the swarm's own word.
-        undo: make it ready to happen again.
-        within: how long it may take.
-        tries: how often it may be late before it counts as too slow.
-    """
-    took = []
-    for _ in range(tries):
-        took.append(happens())
-        if took[-1] <= within:
-            return
-        undo()
-    raise AssertionError(f"not within {within}: it took {', '.join(map(str, took))}")
