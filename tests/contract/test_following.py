@@ -303,7 +303,7 @@ async def test_a_stream_that_died_without_a_sign_is_noticed_and_replaced(
     dead, alive = proxies(shared_etcd.ports[0]), proxies(shared_etcd.ports[0])
     store = stores(shared_etcd.settings(prefix))
     following = follow(
-        shared_etcd.settings(prefix, endpoints=(dead.url, alive.url), silence=1.0, quiet=0.4, attempt_timeout=0.5)
+        shared_etcd.settings(prefix, endpoints=(dead.url, alive.url), silence=6.0, quiet=0.4, attempt_timeout=3.0)
     )
     await following.follower.start()
     await following.current()
