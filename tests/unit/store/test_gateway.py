@@ -250,12 +250,12 @@ def test_a_silent_stream_ends(stub: Stubs, gateway: Gateways) -> None:
 
     def silence() -> Iterator[bytes]:
         yield b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\na\nb\r\n"
-        released.wait(5)
+        released.wait(60)
 
     etcd = gateway(stub(lambda *_: silence()))
 
     def follow() -> Iterator[bytes]:
-        with etcd.stream("watch", {}, silence=0.1) as (_, lines):
+        with etcd.stream("watch", {}, silence=2.0) as (_, lines):
             yield from lines
 
     lines = follow()
