@@ -53,11 +53,11 @@ class Proxy:
         _shut(self._listener)
         self._listener.close()
         accepting = self._threads[0]
-        accepting.join(5)  # first, for whoever is still let in would have to be disconnected after all others
+        accepting.join(60)  # first, for whoever is still let in would have to be disconnected after all others
         self._flowing.set()
         self.disconnect()
         for thread in self._threads:
-            thread.join(5)
+            thread.join(60)
             assert not thread.is_alive()
 
     def _spawn(self, target: Callable[..., object], *args: object) -> None:
