@@ -195,23 +195,33 @@ async def test_it_knows_what_it_may_do(kube: Connection) -> None:
     assert (await kube.version()).startswith("v")
 
 
-async def test_1500_objects_are_listed_in_pages_once_each(admin: Connection) -> None:
+@pytest.fixture
+async def patient(control_plane: ControlPlane) -> AsyncIterator[Connection]:
+    """For calls that wait for each other: a deadline is for the waiting, too."""
+    async with Connection(Kubeconfig((control_plane.admin_kubeconfig,)), Limits(deadline=120)) as connection:
+        yield connection
+
+
+async def test_1500_objects_are_listed_in_pages_once_each(patient: Connection) -> None:
     space = f"paging-{ULID()}".lower()
-    await admin.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": space}})
+    await patient.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": space}})
     names = {f"s-{index:04}" for index in range(1500)}
     metadata = {"namespace": space, "labels": {"of": "paging"}}
     await asyncio.gather(
-        *(admin.create({"apiVersion": "v1", "kind": "Secret", "metadata": metadata | {"name": name}}) for name in names)
+        *(
+            patient.create({"apiVersion": "v1", "kind": "Secret", "metadata": metadata | {"name": name}})
+            for name in names
+        )
     )
 
-    listing = await admin.list(SECRET, space, label_selector="of=paging")
+    listing = await patient.list(SECRET, space, label_selector="of=paging")
 
     assert len(listing.items) == 1500
     assert {item["metadata"]["name"] for item in listing.items} == names
     assert {(item["apiVersion"], item["kind"]) for item in listing.items} == {("v1", "Secret")}
     newest = max(int(item["metadata"]["resourceVersion"]) for item in listing.items)
     assert int(listing.resource_version) >= newest
-    assert (await admin.list(SECRET, space, label_selector="of=nothing")).items == []
+    assert (await patient.list(SECRET, space, label_selector="of=nothing")).items == []
 
 
 async def test_events_are_shown_by_the_cluster(kube: Connection, admin: Connection, name: str) -> None:
