@@ -22,7 +22,7 @@ from dragonfly.sandbox.pki import Authority
 pytestmark = pytest.mark.cluster
 
 Document = dict[str, Any]
-IMPATIENT = Limits(deadline=5, attempts=1)
+IMPATIENT = Limits(deadline=60, attempts=1)
 
 
 @pytest.fixture
