@@ -29,6 +29,7 @@ from dragonfly.store.mirror import Mirror
 from dragonfly.store.records import decode, encode
 from dragonfly.store.values import Delete, Put
 from tests.admission import until_in_force
+from tests.contract.waiting import until
 from tests.unit.store_model import StoreModel, Watch
 
 pytestmark = pytest.mark.cluster
@@ -244,6 +245,8 @@ async def test_an_owner_goes_on_in_an_etcd_that_began_anew(kube: Connection, adm
         before = {"metadata": {"annotations": {EPOCH: "1000000"}}, "spec": {"agentID": "02:00:00:00:77:02"}}
         await admin.patch(owner.ref, before)
         hardware = await written(kube, owner.ref, REPLACES, "1000000")
+        # What is written is seen by others before its writer has the answer.
+        await until(lambda: bool(owner.replacements), "it knows of it", within=DEADLINE)
 
     assert hardware["metadata"]["annotations"][EPOCH] == str(epoch)
     assert hardware["spec"]["agentID"] == "02:00:00:00:77:01"
