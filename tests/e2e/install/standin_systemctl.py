@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -87,12 +88,14 @@ def _group(unit: str) -> Path:
 
 def _stop(unit: str) -> None:
     if pid := _pid(unit):
-        os.kill(pid, signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + _STOP_SECONDS
         while _pid(unit) and time.monotonic() < deadline:
             time.sleep(0.05)
         if _pid(unit):
-            os.killpg(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGKILL)
     for file in _STATE.glob(f"{unit}.*"):
         file.unlink()
     if _STATE.is_dir() and not list(_STATE.iterdir()):
@@ -104,8 +107,11 @@ def _pid(unit: str) -> int:
     file = _STATE / f"{unit}.pid"
     if not file.exists() or not (pid := int(file.read_text() or "0")):
         return 0
-    status = Path(f"/proc/{pid}/status")
-    return pid if status.exists() and "\nState:\tZ" not in status.read_text() else 0
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0  # it may go while it is looked at
+    return pid if "\nState:\tZ" not in status else 0
 
 
 if __name__ == "__main__":
