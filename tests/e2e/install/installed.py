@@ -18,6 +18,9 @@ FLOATING: Final = "192.0.2.100"
 ALL: Final = ("--no-dhcp",)
 """What all installations are told: nothing plays Tinkerbell's DHCP."""
 
+_WAITS: Final = {"node", "replicas"}
+"""A replica that a busy computer keeps from answering is not ready for as long."""
+
 
 @contextmanager
 def hosts(directory: Path, count: int) -> Iterator[list[BareHost]]:
@@ -61,6 +64,11 @@ def finished(done: Done) -> dict[str, Any]:
     last = done.events[-1]
     assert last["event"] == "installed"
     return last
+
+
+def changed(done: Done) -> set[str]:
+    """The steps that had anything to do, the self-test with them; those that only wait may have, for a moment."""
+    return {step for step, state in done.states().items() if state != "unchanged"} - _WAITS
 
 
 def reaches(host: BareHost, address: str, port: int) -> bool:

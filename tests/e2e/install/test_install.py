@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
+from tests.e2e.fleet import ENDS
 from tests.e2e.install.bare_host import BareHost
-from tests.e2e.install.installed import ALL, FLOATING, asked, finished, members, reaches
+from tests.e2e.install.installed import ALL, FLOATING, asked, changed, finished, members, reaches
 from tests.e2e.install.provisioned import provisioned
 from tests.e2e.waiting import eventually, eventually_equal
 
@@ -37,7 +38,7 @@ def test_a_bare_host_becomes_a_swarm_and_a_bare_host_again(host: BareHost, tmp_p
 
     again = host.dragonfly("install", "--yes", "-o", "json")
     assert finished(again)["token"] == ""
-    assert {step for step, state in again.states().items() if state != "unchanged"} == {"self-test"}
+    assert changed(again) == {"self-test"}
 
     assert provisioned(host, first, tmp_path).code == 0
     machines = known(host, first["address"], first["token"])
@@ -59,9 +60,15 @@ def deployed(host: BareHost, address: str, token: str) -> Any:
     return machine if machine["status"]["phase"] == "Deployed" else None
 
 
+def ended(host: BareHost, address: str, token: str) -> Any:
+    """The provisions, if all have ended by what the replica knows that is asked."""
+    found = asked(host, address, token, "provisions")["items"]
+    return found if all(one["status"]["phase"] in ENDS for one in found) else None
+
+
 def known(host: BareHost, address: str, token: str) -> dict[str, Any]:
     """What the swarm and Tinkerbell know of machines and of what was done to them."""
-    provisions = asked(host, address, token, "provisions")["items"]
+    provisions = eventually("all have ended", lambda: ended(host, address, token), within=120)
     machine = eventually("it is deployed", lambda: deployed(host, address, token), within=120)
     workflows = host.objects("workflows.tinkerbell.org", "--all-namespaces")["items"]
     return {
