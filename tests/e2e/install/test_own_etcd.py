@@ -36,7 +36,7 @@ def killed_when_added(site: Site, host: BareHost) -> None:
         return moment.step == "own-etcd" and moment.name.startswith("told") and "" in seen.members()
 
     assert host.killed_at(is_added, *joining)
-    eventually_equal(seen.members, {"host-1", "host-2", ""}, within=30)
+    eventually_equal(seen.members, {"host-1", "host-2", ""}, within=120)
 
 
 def machine(name: str, number: int) -> tuple[str, ...]:
@@ -61,16 +61,16 @@ def test_each_host_has_a_member_one_leaves_and_comes_back_and_all_goes_on_withou
     site.join(third, FLOATING)
     everywhere = [f"https://{host.address}:12379" for host in (first, second, third)]
     assert told(third) == everywhere
-    eventually_equal(replicas(third, tmp_path).members, names, within=30)
+    eventually_equal(replicas(third, tmp_path).members, names, within=120)
     # What only waits has something to wait for while a replica or a member has a moment without an answer.
     eventually_equal(lambda: states(second), {"unchanged"}, within=300)
-    assert site.ask(first, "machines", *machine("kept", 1))
+    site.register(first, "kept")
 
     left = third.dragonfly("uninstall", "--yes", "-o", "json")
 
     assert left.code == 0, left.err
     assert left.events[-1]["etcdMembers"] == 2
-    eventually_equal(replicas(second, tmp_path).members, names - {third.name}, within=30)
+    eventually_equal(replicas(second, tmp_path).members, names - {third.name}, within=120)
     assert told(second) == everywhere[:2]
 
     # As k3s itself does with what a server has left that was taken out.
