@@ -53,8 +53,17 @@ def knows_api_server(node: Node) -> bool:
 
 def traces(network: Path) -> Traces:
     """Of this process's node, whose network is that."""
-    groups = [path for path in Path("/sys/fs/cgroup").rglob(f"dragonfly-test-{os.getpid()}-*") if path.is_dir()]
-    return Traces(bool(groups), Path(f"/sys/class/net/df{os.getpid()}").exists(), is_inhabited(network))
+    return Traces(
+        has_group(f"dragonfly-test-{os.getpid()}-"),
+        Path(f"/sys/class/net/df{os.getpid()}").exists(),
+        is_inhabited(network),
+    )
+
+
+def has_group(prefix: str) -> bool:
+    """Whether there is a control group of such a name. Others come and go while they are walked through."""
+    found = (name for _, directories, _ in os.walk("/sys/fs/cgroup") for name in directories)
+    return any(name.startswith(prefix) for name in found)
 
 
 def is_inhabited(network: Path) -> bool:
