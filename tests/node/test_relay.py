@@ -59,7 +59,7 @@ def _refuse_etcd(node: Node) -> None:
         url = urlsplit(endpoint)
         assert accepts(str(url.hostname), int(url.port or 0)), "it would be reached"
         flags = ("--in-interface", "management", "--protocol", "tcp", "--destination-port", str(url.port))
-        node.place.run("iptables", "--insert", "INPUT", *flags, "--jump", "REJECT")
+        node.place.run("iptables", "--wait", "--insert", "INPUT", *flags, "--jump", "REJECT")
         assert not accepts(str(url.hostname), int(url.port or 0))
 
 
