@@ -108,7 +108,7 @@ def test_a_call_that_met_a_dead_pod_had_no_effect_and_one_that_was_cut_off_may_h
     told = []
     for message in (dead, "error trying to reach service: EOF"):
         server.refusal = 503, {"kind": "Status", "message": message, "code": 503}
-        short = gateway.sibling(timeout=0.3, attempt_timeout=0.3)
+        short = gateway.sibling(timeout=3.0, attempt_timeout=3.0)
         with pytest.raises(Unavailable) as caught:
             short.commit((), ())
         short.close()
