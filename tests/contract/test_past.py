@@ -83,7 +83,7 @@ async def test_what_would_be_too_much_is_refused(settings: EtcdSettings, stores:
 
 async def test_an_etcd_that_is_away_is_told_as_such(etcds: Callable[..., Etcds], stores: Stores) -> None:
     etcd = etcds()
-    store = stores(etcd.settings(timeout=3.0))
+    store = stores(etcd.settings(timeout=10.0))
     revision = await store.commit(Put("machines/a", b"1"))
     etcd.stop()
 
