@@ -159,16 +159,19 @@ async def test_three_members_go_on_when_the_leader_is_killed(
     found = [int(item.key[2:]) for item in (await store.range("n/")).items]
     assert set(done) <= set(found) <= set(done) | unsure
     assert len(done) > 90
-    status = await store.status()
-    assert [member.reachable for member in status].count(True) == 2
-    assert sum(member.leader for member in status) == 1
+
+    async def two_are_there() -> bool:
+        status = await store.status()
+        return (sum(member.reachable for member in status), sum(member.leader for member in status)) == (2, 1)
+
+    await until_async(two_are_there, "two are reachable, and one of them leads")
 
 
 async def test_a_member_without_quorum_is_left_and_its_refusal_is_no_maybe(
     etcds: Callable[..., Etcds], stores: Callable[..., EtcdStore]
 ) -> None:
     etcd = etcds(members=3)
-    store = stores(etcd.settings(endpoints=etcd.urls[:1], timeout=3.0))
+    store = stores(etcd.settings(endpoints=etcd.urls[:1], timeout=10.0))
     await store.commit(Put("k", b"1"))
     for member in etcd.members[1:]:
         member.signal(signal.SIGSTOP)
@@ -208,8 +211,8 @@ async def test_tls_with_client_certificates(
     stranger = Authority(tmp_path / "other", "other", dt.datetime.now(dt.UTC))
     with pytest.raises(Unavailable):  # no client certificate
         await stores(etcd.settings(ca_file=authority.ca, timeout=2.0)).read("k")
-    with pytest.raises(Unavailable, match="CERTIFICATE_VERIFY_FAILED"):
-        await stores(etcd.settings(ca_file=stranger.ca, timeout=2.0)).read("k")
+    mistrusting = stores(etcd.settings(ca_file=stranger.ca, timeout=2.0))
+    await until_async(lambda: _mistrusts(mistrusting), "it tells why")
 
 
 async def test_renewed_certificates_are_taken_up_without_a_restart(
@@ -224,8 +227,7 @@ async def test_renewed_certificates_are_taken_up_without_a_restart(
     certificate.write_bytes(bad.certificate.read_bytes())
     key.write_bytes(bad.key.read_bytes())
     store = stores(etcd.settings(ca_file=ca, cert_file=certificate, key_file=key, timeout=2.0))
-    with pytest.raises(Unavailable, match="CERTIFICATE_VERIFY_FAILED"):
-        await store.read("k")
+    await until_async(lambda: _mistrusts(store), "it tells why")
 
     ca.write_bytes(authority.ca.read_bytes())
     certificate.write_bytes(good.certificate.read_bytes())
@@ -237,6 +239,13 @@ async def test_renewed_certificates_are_taken_up_without_a_restart(
     for link in (certificate, key):
         link.unlink()
     await until_async(lambda: _reads(store), "it reads without the files, too")
+
+
+async def _mistrusts(store: EtcdStore) -> bool:
+    """Whether it fails for its peer's certificate; a busy etcd may not have shown that before a call's time is over."""
+    with pytest.raises(Unavailable) as caught:
+        await store.read("k")
+    return "CERTIFICATE_VERIFY_FAILED" in str(caught.value)
 
 
 async def _reads(store: EtcdStore) -> bool:
@@ -329,7 +338,7 @@ async def test_an_etcd_restored_from_a_backup_is_not_taken_for_what_it_was(
 ) -> None:
     """Its cluster id is the same, and its revisions soon are those that were seen: of another history."""
     etcd = etcds()
-    before, other = stores(etcd.settings(timeout=5.0)), stores(etcd.settings())
+    before, other = stores(etcd.settings(timeout=10.0)), stores(etcd.settings())
     await before.commit(Put("k", b"1"))
     etcd.members[0].stop()
     shutil.copytree(etcd.data(0), tmp_path / "backup")
