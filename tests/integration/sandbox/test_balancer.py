@@ -57,7 +57,7 @@ class World:
         )
 
     def request(self, method: str = "GET", path: str = "/", headers: dict[str, str] | None = None) -> Answer:
-        connection = http.client.HTTPConnection(urlsplit(self.balancer.url).netloc, timeout=10)
+        connection = http.client.HTTPConnection(urlsplit(self.balancer.url).netloc, timeout=60)
         try:
             connection.request(method, path, b"{}" if method == "POST" else None, headers or {})
             response = connection.getresponse()
@@ -67,7 +67,7 @@ class World:
 
     def metrics(self) -> str:
         """HAProxy's own, for Prometheus."""
-        with urllib.request.urlopen(f"{self.balancer.stats_url}/metrics", timeout=10) as answer:
+        with urllib.request.urlopen(f"{self.balancer.stats_url}/metrics", timeout=60) as answer:
             content: bytes = answer.read()
         return content.decode()
 
@@ -170,7 +170,7 @@ def test_without_any_replica_programs_still_get_a_problem_document(world: World)
     eventually(lambda: 'haproxy_backend_active_servers{proxy="replicas"} 0' in world.metrics())
     eventually(lambda: 'haproxy_backend_active_servers{proxy="unready"} 0' in world.metrics())
 
-    connection = http.client.HTTPConnection(urlsplit(world.balancer.url).netloc, timeout=10)
+    connection = http.client.HTTPConnection(urlsplit(world.balancer.url).netloc, timeout=60)
     connection.request("GET", "/api/v1/machines")
     response = connection.getresponse()
     problem = json.loads(response.read())
@@ -186,7 +186,7 @@ def test_without_any_replica_programs_still_get_a_problem_document(world: World)
 @pytest.mark.parametrize("target", ["{}", "{}?x=1", "http://dragonfly{}"])
 @pytest.mark.parametrize("path", ["/metrics", "/healthz", "/readyz", "/%6detrics", "/%72%65%61dyz", "/readyz%23"])
 def test_what_replicas_tell_without_a_token_stays_inside(world: World, target: str, path: str) -> None:
-    connection = http.client.HTTPConnection(urlsplit(world.balancer.url).netloc, timeout=10)
+    connection = http.client.HTTPConnection(urlsplit(world.balancer.url).netloc, timeout=60)
     connection.request("GET", target.format(path))
     response = connection.getresponse()
     problem = json.loads(response.read())
@@ -229,7 +229,7 @@ def test_an_answer_of_its_own_tells_which_replica_had_the_request(world: World) 
     servers: list[str] = []
 
     def lost_one() -> bool:
-        connection = http.client.HTTPConnection(urlsplit(world.balancer.url).netloc, timeout=10)
+        connection = http.client.HTTPConnection(urlsplit(world.balancer.url).netloc, timeout=60)
         connection.request("POST", "/lose", b"{}")
         response = connection.getresponse()
         servers.extend([response.headers["Dragonfly-Server"]] if response.status == 502 else [])
