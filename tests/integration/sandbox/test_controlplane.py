@@ -225,7 +225,7 @@ def test_a_part_can_be_killed_and_started_again(tmp_path: Path) -> None:
         plane.apiserver.admin.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kept"}})
         etcd, apiserver = plane.services
         etcd.signal(signal.SIGKILL)
-        assert etcd.wait(10)
+        assert etcd.wait(60)
         etcd.start()
         apiserver.kill()
         apiserver.start()
