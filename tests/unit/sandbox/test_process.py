@@ -19,7 +19,7 @@ Start = Callable[..., Service]
 def service(tmp_path: Path) -> Iterator[Start]:
     made: list[Service] = []
 
-    def make(code: str, ready: Callable[[], bool] = lambda: True, *, within: float = 10) -> Service:
+    def make(code: str, ready: Callable[[], bool] = lambda: True, *, within: float = 60) -> Service:
         program = Program("child", (sys.executable, "-c", code), tmp_path / "child.log", {"COLOUR": "green"})
         made.append(Service(program, ready, within=within))
         return made[-1]
@@ -92,7 +92,7 @@ def test_the_environment_is_ours_and_its_own(service: Start, tmp_path: Path) -> 
     child = service("import os; print(os.environ['COLOUR'], os.environ['PATH'])")
     child.start()
 
-    assert child.wait(10)
+    assert child.wait(60)
     assert (tmp_path / "child.log").read_text().strip() == f"green {os.environ['PATH']}"
 
 
@@ -118,7 +118,7 @@ threading.Event().wait()
 
     parent.kill()
 
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while _is_alive(grandchild):
         assert time.monotonic() < deadline, "it outlived its parent"
         time.sleep(0.02)
