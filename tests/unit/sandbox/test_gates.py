@@ -46,7 +46,7 @@ def _serve(server: socket.socket) -> None:
 def through(gates: Gates, site: str, cluster: str) -> Iterator[tuple[socket.socket, str]]:
     """A connection through a site's gate, and what the gate answered."""
     port = int(gates.environment(site)["HTTPS_PROXY"].rpartition(":")[2])
-    with socket.create_connection((LOOPBACK, port), timeout=10) as connection:
+    with socket.create_connection((LOOPBACK, port), timeout=60) as connection:
         connection.sendall(f"CONNECT {host_of(cluster)}:6443 HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         head = b""
         while not head.endswith(b"\r\n\r\n"):
@@ -73,7 +73,7 @@ def test_what_a_server_sends_is_kept_back_until_it_is_healed(gates: Gates) -> No
         with pytest.raises(TimeoutError):
             connection.recv(100)
         gates.heal("fra")
-        connection.settimeout(10)
+        connection.settimeout(60)
         assert connection.recv(100) == b"hello"
 
 
