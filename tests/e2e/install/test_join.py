@@ -36,6 +36,7 @@ def test_hosts_join_one_leaves_and_all_goes_on_without_the_founder(site: Site, t
         # What only waits has something to wait for while a replica has a moment without an answer.
         eventually_equal(partial(states, host), {"unchanged"}, within=300)
     eventually("there are three", lambda: len(site.replicas(first)) == 3, within=120)
+    replicas_that_came_together_while_hosts_were_away_are_spread_again(site)
 
     leaving = third.dragonfly("uninstall", "--yes", "--delete-data")
     assert leaving.code == 0, leaving.err
@@ -56,6 +57,27 @@ def test_hosts_join_one_leaves_and_all_goes_on_without_the_founder(site: Site, t
     site.knows(second, "kept")
     swarm = {"address": f"http://{FLOATING}:3000", "token": site.token}
     assert provisioned(second, swarm, tmp_path).code == 0, "Tinkerbell has come back on another host"
+
+
+def replicas_that_came_together_while_hosts_were_away_are_spread_again(site: Site) -> None:
+    """Said again on any server, once the hosts are back."""
+    first, others = site.first, (site.second, site.third)
+    everywhere = {first.name, *(host.name for host in others)}
+    for host in others:
+        assert first.kubectl("cordon", host.name).code == 0
+    assert first.kubectl("rollout", "restart", "deployment/dragonfly").code == 0
+    assert first.kubectl("rollout", "status", "deployment/dragonfly", "--timeout=300s").code == 0
+    eventually_equal(lambda: set(placed(first).values()), {first.name}, within=120)
+    for host in others:
+        assert first.kubectl("uncordon", host.name).code == 0
+
+    again = site.second.dragonfly("install", "--yes", "-o", "json")
+
+    assert again.code == 0, again.err
+    assert again.states()["spread"] == "done"
+    assert "starts again elsewhere" in again.out
+    eventually_equal(lambda: set(placed(first).values()), everywhere, within=120)
+    assert states(site.third) == {"unchanged"}
 
 
 def is_whole(replicas: set[str], lost: set[str]) -> bool:
