@@ -11,7 +11,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -22,6 +21,7 @@ import yaml
 from dragonfly.sandbox.controlplane import NAMESPACE, ControlPlane
 from dragonfly.sandbox.pki import Authority
 from dragonfly.sandbox.ports import LOOPBACK, PortLease
+from tests.integration.install.answered import once_answered
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
 
@@ -221,7 +221,8 @@ def nobody() -> Iterator[int]:
 @pytest.mark.parametrize("case", TABLE, ids=lambda case: case.make.__name__)
 def test_what_is_told_of_a_kubeconfig(case: Case, control_plane: ControlPlane, nobody: int, tmp_path: Path) -> None:
     files = Files(tmp_path, control_plane, nobody)
-    done = _answered(case.make(files), control_plane, tmp_path, files.environment)
+    kubeconfig = case.make(files)
+    done = once_answered(lambda: _status(kubeconfig, control_plane, tmp_path, files.environment))
 
     words = {"config": str(files.config), "directory": str(tmp_path), "nobody": str(nobody)}
     [line] = [line for line in done.stdout.splitlines() if line.strip().startswith("kubeconfig ")]
@@ -231,16 +232,6 @@ def test_what_is_told_of_a_kubeconfig(case: Case, control_plane: ControlPlane, n
     assert done.returncode == bool(case.advice), done.stdout
     assert "hunter2" not in done.stdout + done.stderr, "P11"
     assert "ClientConnector" not in done.stdout
-
-
-def _answered(
-    kubeconfig: str, plane: ControlPlane, home: Path, told: Mapping[str, str]
-) -> subprocess.CompletedProcess[str]:
-    """What is told once etcd answers, as a busy one may not within the 2 s that it is given."""
-    deadline = time.monotonic() + 120
-    while "does not answer here" in (done := _status(kubeconfig, plane, home, told)).stdout:
-        assert time.monotonic() < deadline, done.stdout
-    return done
 
 
 def _status(

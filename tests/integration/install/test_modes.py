@@ -5,7 +5,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -22,6 +21,7 @@ from dragonfly.sandbox.ports import PortLease
 from dragonfly.sandbox.probes import http_ok
 from dragonfly.sandbox.process import Program, Service
 from dragonfly.settings import Host, load
+from tests.integration.install.answered import once_answered
 
 pytestmark = pytest.mark.cluster
 
@@ -124,14 +124,6 @@ def run(env: Mapping[str, str], *arguments: str) -> subprocess.CompletedProcess[
     )
 
 
-def answered(env: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
-    """What the status is once etcd answers, as a busy one may not within the 2 s that it is given."""
-    deadline = time.monotonic() + 120
-    while "does not answer here" in (done := run(env, "status")).stdout:
-        assert time.monotonic() < deadline, done.stdout
-    return done
-
-
 def test_a_replica_that_has_only_a_kubeconfig_finds_its_etcd_in_the_cluster(
     control_plane: ControlPlane, secret: dict[str, str], tmp_path: Path
 ) -> None:
@@ -173,7 +165,7 @@ def test_a_replica_that_has_only_a_kubeconfig_finds_its_etcd_in_the_cluster(
         ],
     }
     assert f"Mode:          remote (namespace {NAMESPACE} there)" in told.stdout
-    local = answered(environment(control_plane, tmp_path))
+    local = once_answered(lambda: run(environment(control_plane, tmp_path), "status"))
     assert f"(from Secret {NAMESPACE}/dragonfly-etcd), answers" in local.stdout
     assert local.returncode == 0
     assert "PRIVATE KEY" not in (tmp_path / "replica.log").read_text() + local.stdout
