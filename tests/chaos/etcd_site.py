@@ -31,8 +31,6 @@ LEASE: Final = 6
 """Seconds: all of it runs on a few processors, and who waits for one must not lose a lease of the usual 3."""
 _PACE: Final = 0.8
 """Seconds between two that are asked for: they last, though everything takes twice as long as it should."""
-_SETTLING: Final = 2.0
-"""Seconds without a change after which none is to come: a shard changes hands in less than one."""
 _BEHAVIOUR: Final = Behaviour(seed=21, fail_rate=0.1, shortest=0.3, longest=2.0)
 
 
@@ -67,7 +65,7 @@ class EtcdSite(WitnessedSite):
             stack.enter_context(super().running())
             self._template = self.template("ubuntu-2404", two_actions())
             self._agents_of_all = stack.enter_context(self.agents(self._fleet, _BEHAVIOUR))
-            self.usual_owners = eventually("every shard has the owner that it keeps", self._settled_owners, within=120)
+            self.usual_owners = eventually("every shard has the owner that it keeps", self.settled_owners, within=120)
             yield self
 
     @contextmanager
@@ -97,10 +95,6 @@ class EtcdSite(WitnessedSite):
         before = self._count_ended()
         eventually(f"{count} more provisions end", lambda: self._count_ended() >= before + count, within=within)
 
-    def owners(self) -> dict[str, str]:
-        """Who owns each shard, by etcd's own word."""
-        return {tenure.shard: tenure.replica for tenure in self.claims.tenures if tenure.ended_at == float("inf")}
-
     def mend(self) -> None:
         """Undo whatever was done to etcd, and wait until every replica does again what it did before."""
         self.network.heal()
@@ -121,13 +115,6 @@ class EtcdSite(WitnessedSite):
     def client_of(self, replica: Replica) -> RecordingApi:
         """A client of its own for one replica."""
         return self._client(replica.url)
-
-    def _settled_owners(self) -> dict[str, str]:
-        """Who owns each shard; nothing while the replicas still hand them to each other."""
-        owners = self.owners()
-        Event().wait(_SETTLING)
-        is_shared_out = len(owners) == SHARDS and len(set(owners.values())) == len(self.swarm.replicas)
-        return owners if is_shared_out and owners == self.owners() else {}
 
     def _usual_owner(self, machine: Machine) -> str:
         return self.usual_owners[f"{LOCAL}/{shard_of(machine.name, SHARDS)}"]

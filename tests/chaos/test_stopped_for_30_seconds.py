@@ -356,7 +356,7 @@ def test_each_ran_once_and_the_cancelled_one_never(story: Story) -> None:
 
 def _cast(site: WitnessedSite) -> Cast:
     """Give each role to a replica that has shards, and machines in them; all but the newcomer are registered."""
-    eventually("every replica has its share of the shards, and keeps it", site.is_shared_out, within=120)
+    eventually("every replica has its share of the shards, and keeps it", site.settled_owners, within=120)
     armer, applier, recorder, survivor = site.swarm.replicas
     armed_late, cancelled, armed_unanswered = _machines_of(site, armer, 3)
     changed, changed_unanswered, newcomer = _machines_of(site, applier, 3)

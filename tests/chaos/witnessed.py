@@ -63,16 +63,20 @@ class WitnessedSite(Site):
 
     def owner(self, shard: str) -> str:
         """The replica that owns `cluster/number` now; empty if none does."""
-        lasting = (tenure for tenure in self.claims.tenures if tenure.ended_at == float("inf"))
-        return next((tenure.replica for tenure in lasting if tenure.shard == shard), "")
+        return self.owners().get(shard, "")
 
-    def is_shared_out(self) -> bool:
-        """Whether every replica has as many shards as the next, and no shard changes hands any more."""
-        before = self.claims.tenures
-        owned = Counter(tenure.replica for tenure in before if tenure.ended_at == float("inf"))
+    def owners(self) -> dict[str, str]:
+        """Who owns each shard, by etcd's own word."""
+        return {tenure.shard: tenure.replica for tenure in self.claims.tenures if tenure.ended_at == float("inf")}
+
+    def settled_owners(self) -> dict[str, str]:
+        """Who owns each shard, evenly; nothing while the replicas still hand them to each other."""
+        before, owners = self.claims.tenures, self.owners()
         Event().wait(_SETTLING)
-        even = dict.fromkeys((replica.id for replica in self.swarm.replicas), SHARDS // len(self.swarm.replicas))
-        return owned == even and self.claims.tenures == before
+        shares = Counter(owners.values())
+        counts = [shares[replica.id] for replica in self.swarm.replicas]
+        is_shared_out = sum(counts) == SHARDS and max(counts) - min(counts) <= 1
+        return owners if is_shared_out and self.claims.tenures == before else {}
 
     def evidence(
         self,
